@@ -1,0 +1,53 @@
+# Everything here works on a fresh clone: a target makes the virtual environment that it needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+IDEA ?= Use batches of 8 sequences instead of 32.
+DEMO_FLAGS ?=
+PYTEST_FLAGS ?=
+
+.PHONY: setup dev check fix test demo docs soak accept-1 clean
+
+setup: $(VENV)/.run-installed
+dev: $(VENV)/.dev-installed
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "xar-agent needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 3; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 3; }
+
+# Wheels are taken as they are, so nothing is compiled; torch alone is about 200 MB as a CPU build, more with CUDA.
+$(VENV)/.run-installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[local,train]'
+	@touch $@
+
+$(VENV)/.dev-installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[local,train,dev]'
+	@touch $@ $(VENV)/.run-installed
+
+check: dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: dev
+	$(BIN)/python -m pytest -n 2 -m "not soak and not llm and not gpu" $(PYTEST_FLAGS)
+
+demo: setup
+	$(BIN)/xar-agent implement "$(IDEA)" $(DEMO_FLAGS)
+
+docs: dev
+	$(BIN)/python docs/write_cli.py
+
+soak: dev
+	$(BIN)/python -m pytest -m soak $(PYTEST_FLAGS)
+
+accept-1: dev
+	$(BIN)/python benchmarks/accept/accept_1.py
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache

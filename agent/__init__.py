@@ -1,0 +1,1 @@
+"""One idea -> one patch: the model seam, the loop, and its trajectory."""

@@ -1,0 +1,1 @@
+"""Trajectories and runs -> replay, tables, pages."""

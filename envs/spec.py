@@ -1,0 +1,201 @@
+"""Read ``env.toml`` into an ``EnvSpec`` and find environments by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tomllib
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from xar_agent.errors import ConfigError, UnknownName
+
+HERE = Path(__file__).parent
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CurvePoint(Strict):
+    """The baseline trained at another compute."""
+
+    compute: float
+    """Training compute as a multiple of the preset's baseline."""
+    mean: float
+    sd: float
+    n: int
+
+
+class Baseline(Strict):
+    """The unchanged repository's score as a distribution over seeds, on one machine."""
+
+    env_version: str
+    evaluator_version: str
+    preset: str
+    machine: str
+    """Processor, cores, torch version: scores of different machines are never ranked together unmarked."""
+    mean: float
+    sd: float
+    """Sample standard deviation over seeds."""
+    n: int
+    values: dict[str, float]
+    """Score by seed."""
+    cpu_s: float
+    """Median CPU seconds of one training run."""
+    curve: list[CurvePoint]
+    """Over compute, ascending, the 1x point included."""
+    shipped: bool = False
+    """True when it came with the package and was not measured on this machine."""
+
+
+class Preset(Strict):
+    """One size of an environment."""
+
+    budget: int
+    """In units of ``clock``."""
+    clock: Literal["tokens", "rollouts", "seconds"]
+    cpu_cap_s: float | None = None
+    """Reference CPU seconds of one baseline run; the cap is scaled to this machine before the run."""
+    wall_s: float
+    """Loose wall-clock limit of one training run, in seconds."""
+    gpus: int = 0
+    cpus: int = 1
+    memory: str = "2g"
+    baseline: str | None = None
+    """Path of the shipped baseline, relative to the environment's folder."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Environment's own constants, handed to its evaluator."""
+
+    @property
+    def memory_mib(self) -> int:
+        """Memory limit in MiB from text such as "2g" or "512m"."""
+        units = {"m": 1, "g": 1024}
+        try:
+            return int(self.memory[:-1]) * units[self.memory[-1].lower()]
+        except (KeyError, ValueError, IndexError) as error:
+            raise ConfigError(f"env.toml: memory = {self.memory!r} is not a size such as '2g' or '512m'") from error
+
+
+class EnvFile(Strict):
+    """The keys of ``env.toml``."""
+
+    name: str
+    description: str
+    metric: str
+    direction: Literal["min", "max"]
+    editable: list[str]
+    """Globs of files that the agent may change or add."""
+    protected: list[str]
+    """Globs of files that it may not, whatever ``editable`` says."""
+    smoke: list[str]
+    train: list[str]
+    evaluate: list[str]
+    contract: str
+    """What must stay true, in words for the agent."""
+    prepare: str = "prepare.py"
+    worker: str = "worker.py"
+    preset: dict[str, Preset]
+    wheels: list[str] = Field(default_factory=list)
+
+
+class EnvSpec:
+    """One environment with its folder.
+
+    ``version`` changes with whatever the agent sees, ``evaluator_version`` with whatever scores it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = read_env_file(folder / "env.toml")
+        self.name = self.file.name
+        self.metric = self.file.metric
+        self.direction = self.file.direction
+        self.repo = folder / "repo"
+        trusted = [folder / name for name in (*self.file.evaluate, self.file.worker, self.file.prepare)]
+        self.version = digest_files([folder / "env.toml", *sorted(p for p in self.repo.rglob("*") if p.is_file())], folder)
+        self.evaluator_version = digest_files(sorted(trusted), folder)
+
+    def preset(self, name: str) -> Preset:
+        """The preset of that name.
+
+        Raises:
+            UnknownName: there is none; the hint lists those that exist.
+        """
+        try:
+            return self.file.preset[name]
+        except KeyError:
+            known = ", ".join(self.file.preset)
+            raise UnknownName(f"environment {self.name!r} has no preset {name!r}", f"known presets: {known}") from None
+
+    @property
+    def default_preset(self) -> str:
+        """The first preset of the file: the one that runs anywhere."""
+        return next(iter(self.file.preset))
+
+    def shipped_baseline(self, preset: str) -> Baseline | None:
+        """The baseline that came with the environment, if it was measured on these very files."""
+        name = self.preset(preset).baseline
+        path = self.folder / name if name else None
+        if path is None or not path.is_file():
+            return None
+        baseline = Baseline.model_validate_json(path.read_text())
+        fits = baseline.env_version == self.version and baseline.evaluator_version == self.evaluator_version
+        return baseline.model_copy(update={"shipped": True}) if fits else None
+
+
+def read_env_file(path: Path) -> EnvFile:
+    """Parse and validate one ``env.toml``.
+
+    Raises:
+        ConfigError: it is missing, not TOML, or has a wrong or unknown key; the message names it.
+    """
+    try:
+        return EnvFile.model_validate(tomllib.loads(path.read_text()))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: {where}: {first['msg']}") from error
+
+
+def digest_files(paths: list[Path], root: Path) -> str:
+    """Twelve hex digits over names and contents; compiled files do not count."""
+    state = hashlib.sha256()
+    for path in paths:
+        if "__pycache__" in path.parts or not path.is_file():
+            continue
+        state.update(json.dumps(path.relative_to(root).as_posix()).encode())
+        state.update(hashlib.sha256(path.read_bytes()).digest())
+    return state.hexdigest()[:12]
+
+
+def list_envs() -> dict[str, Path]:
+    """Name -> folder of every environment: shipped ones, plug-ins (entry point ``xar_agent.environments``), ``XAR_ENVS``."""
+    found = {path.parent.name: path.parent for path in sorted(HERE.glob("*/env.toml"))}
+    for point in entry_points(group="xar_agent.environments"):
+        found[point.name] = Path(point.load()())
+    for folder in filter(None, os.environ.get("XAR_ENVS", "").split(os.pathsep)):
+        found[Path(folder).name] = Path(folder)
+    return found
+
+
+def load_env(name: str) -> EnvSpec:
+    """The environment of that name, or at that path when the name has a slash.
+
+    Raises:
+        UnknownName: there is none; the hint lists those that exist.
+    """
+    if "/" in name:
+        return EnvSpec(Path(name))
+    known = list_envs()
+    if name not in known:
+        raise UnknownName(f"no environment is called {name!r}", f"known environments: {', '.join(sorted(known))}")
+    return EnvSpec(known[name])

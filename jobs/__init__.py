@@ -1,0 +1,1 @@
+"""Patch -> score: jobs, their records, and the trusted evaluation."""
