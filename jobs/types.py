@@ -48,7 +48,15 @@ class JobState(StrEnum):
 
 
 ENDED = frozenset(
-    {JobState.SUCCEEDED, JobState.FAILED, JobState.TIMED_OUT, JobState.OOM, JobState.CANCELLED, JobState.PREEMPTED, JobState.LOST}
+    {
+        JobState.SUCCEEDED,
+        JobState.FAILED,
+        JobState.TIMED_OUT,
+        JobState.OOM,
+        JobState.CANCELLED,
+        JobState.PREEMPTED,
+        JobState.LOST,
+    }
 )
 
 
@@ -154,13 +162,15 @@ Fidelity = Literal["effect", "no_effect", "unknown"]
 class Score:
     """Several seeds of one candidate against the baseline. Derived, never stored."""
 
-    mean: float
-    lo: float
-    hi: float
-    """95 % prediction interval of the baseline's mean over as many seeds, moved to this score."""
+    mean: float | None
+    """Over the valid seeds; None when there is none."""
+    lo: float | None
+    hi: float | None
+    """95 % prediction interval of the baseline's mean over as many seeds, moved to this score; None: no baseline."""
     n: int
-    baseline_mean: float
+    """Valid seeds."""
+    baseline_mean: float | None
     """Of the baseline at the candidate's own compute ratio."""
-    delta: float
+    delta: float | None
     """mean - baseline_mean, in the metric's unit; its good sign depends on the direction."""
     verdict: Verdict

@@ -95,6 +95,7 @@ class ExecResult:
     n_bytes: int
     """All bytes that the command wrote, also those that were dropped."""
     timed_out: bool
+    """It ran out of wall-clock or CPU time; ``stopped_by`` says which."""
     oom: bool
     duration_s: float
     cpu_s: float
@@ -116,10 +117,17 @@ class ExecResult:
 class Process(Protocol):
     """A command under way, with its streams; for the evaluator's pipe and for training jobs."""
 
-    stdin: IO[bytes]
-    stdout: IO[bytes]
-    """Its standard output alone. Standard error goes to ``stderr_path``."""
     stderr_path: Path
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        """Buffered: flush after each message."""
+        ...
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        """Its standard output alone. Standard error goes to ``stderr_path``."""
+        ...
 
     def wait(self, timeout_s: float | None = None) -> ExecResult:
         """Wait for the end; on the deadline the whole tree is killed and the result says so."""
@@ -190,6 +198,13 @@ class Sandbox(Protocol):
         stderr_path: Path,
     ) -> Process:
         """Start a command with its streams open; deadline and CPU cap hold as for ``exec``."""
+        ...
+
+    def path_of(self, target: str) -> str:
+        """What a command must say to reach ``target``: a path under ``WORKSPACE``, /tmp or a bind's target.
+
+        The same path on isolating back ends; the host's path where nothing can be remapped.
+        """
         ...
 
     def read(self, path: str, *, max_bytes: int = 16_777_216) -> bytes:

@@ -31,7 +31,7 @@ SEPARATOR = "\n\n\n"
 
 # pip prepares the metadata of a source archive by running the code in it. Nothing of this archive has to run: only
 # its texts are read. So pip gets this stand-in for setuptools, which states the metadata and executes nothing.
-STAND_IN_BACKEND = '''
+STAND_IN_BACKEND = """
 import os
 def get_requires_for_build_wheel(config_settings=None): return []
 def prepare_metadata_for_build_wheel(directory, config_settings=None):
@@ -45,7 +45,7 @@ class _Legacy: pass
 __legacy__ = _Legacy()
 __legacy__.get_requires_for_build_wheel = get_requires_for_build_wheel
 __legacy__.prepare_metadata_for_build_wheel = prepare_metadata_for_build_wheel
-'''
+"""
 
 
 class PrepareError(Exception):

@@ -30,7 +30,7 @@ class TokenStream:
         """Share of the budget that has been handed out, 0 at the start and 1 at the end: schedules follow this."""
         return min(1.0, 1.0 - self.left / self.budget)
 
-    def read(self, rows: int, length: int) -> array:
+    def read(self, rows: int, length: int) -> "array[int]":
         """Take the next ``rows`` rows; costs ``rows * length`` tokens of the budget.
 
         Each row is ``length + 1`` contiguous tokens (inputs are the first ``length``, targets the last ``length``).

@@ -1,0 +1,354 @@
+"""The seam to hosted models and OpenAI-compatible servers, over litellm: one request, one reply, one bill.
+
+litellm takes seconds and 160 MB to import, so nothing here imports it before the first request.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import os
+import random
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from xar_agent.agent.messages import ContextOverflow, ModelProtocol, ModelReply, ModelRequest, ToolCall, ToolsRefused
+from xar_agent.errors import ConfigError, Interrupted, ModelUnavailable, UnknownName
+from xar_agent.redact import redact
+
+LOCAL_KEY = "none"
+"""Servers on one's own machine want no key, but the client insists on having one."""
+OVERFLOW_WORDS = (
+    "context length",
+    "context window",
+    "context_length",
+    "context size",
+    "maximum context",
+    "too many tokens",
+    "prompt is too long",
+)
+TOOL_WORDS = ("tool", "function call")
+REFUSAL_WORDS = (
+    "support",
+    "unrecognized",
+    "unknown",
+    "not allowed",
+    "not permitted",
+    "unexpected",
+    "extra",
+    "enable-auto-tool-choice",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When a request is sent again: 429, 5xx, time-outs and connections that break."""
+
+    attempts: int = 6
+    """Requests in all."""
+    first_wait_s: float = 1.0
+    factor: float = 2.0
+    max_wait_s: float = 60.0
+    """Also the longest ``Retry-After`` that is obeyed; a longer one ends the call."""
+    jitter: float = 0.25
+    """Share by which a wait is made longer at random, so that parallel callers spread out."""
+
+    def wait_s(self, failures: int) -> float:
+        """Seconds to wait after so many failures, without jitter."""
+        return float(min(self.first_wait_s * self.factor ** (failures - 1), self.max_wait_s))
+
+
+class LitellmModel:
+    """A model named as litellm names it, with native tool calls. Usable from several threads."""
+
+    protocol: ModelProtocol = "native"
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        api_base: str | None = None,
+        api_key: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout_s: float = 600.0,
+    ) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            name: such as ``openai/gpt-4.1-mini`` or ``anthropic/claude-sonnet-4-5``.
+            api_base: URL of the server; None takes ``OPENAI_BASE_URL`` for ``openai/`` names, else the provider's own.
+            api_key: None takes the provider's variable from the environment.
+            retry: how often a request is sent again.
+            timeout_s: seconds for one request.
+        """
+        self.name = name
+        self.api_base = api_base or (own_server(os.environ) if name.startswith("openai/") else None)
+        self.retry = retry or RetryPolicy()
+        self.timeout_s = timeout_s
+        self._api_key = api_key or self._key_for_server()
+        self._answered = False
+        self._closed = threading.Event()
+
+    def _key_for_server(self) -> str | None:
+        if self.api_base and not os.environ.get("OPENAI_API_KEY"):
+            return LOCAL_KEY
+        return None
+
+    def complete(self, request: ModelRequest) -> ModelReply:
+        """One reply.
+
+        Raises:
+            ModelUnavailable: nothing answers, or the key, name or URL is wrong; the hint says what to do.
+            ContextOverflow: the request is too long for this model.
+            ToolsRefused: the server does not take tools.
+            UnknownName: no provider is known for the name.
+            Interrupted: ``close`` was called during a wait.
+        """
+        self._closed.clear()
+        litellm = load_litellm()
+        started = time.monotonic()
+        for attempt in range(1, self.retry.attempts + 1):
+            try:
+                response = litellm.completion(**self._arguments(request))
+            except Exception as error:  # the client raises a zoo of classes: each is told apart or raised again
+                failure = classify(error)
+                wait_s = self._wait_before_retry(failure, attempt)
+                if wait_s is None:
+                    raise self._final(failure, attempt) from error
+                if self._closed.wait(wait_s):
+                    raise Interrupted("the model was closed during a wait") from error
+                continue
+            self._answered = True
+            return parse_response(litellm, response, attempt, time.monotonic() - started)
+        raise ModelUnavailable(f"{self.name}: no attempt was allowed", "set at least one attempt")
+
+    def close(self) -> None:
+        """End any wait. Calling twice is fine, and a later request works again."""
+        self._closed.set()
+
+    def _arguments(self, request: ModelRequest) -> dict[str, Any]:
+        arguments: dict[str, Any] = {
+            "model": self.name,
+            "messages": request.messages,
+            "timeout": self.timeout_s,
+            "num_retries": 0,
+            "max_retries": 0,
+            **request.parameters(),
+        }
+        if request.tools:
+            arguments["tools"] = request.tools
+        if self.api_base:
+            arguments["api_base"] = self.api_base
+        if self._api_key:
+            arguments["api_key"] = self._api_key
+        return arguments
+
+    def _wait_before_retry(self, failure: Failed, attempt: int) -> float | None:
+        """Seconds until the next attempt; None when there is none."""
+        if failure.kind not in {"busy", "broken"} and not (failure.kind == "unreachable" and self._answered):
+            return None
+        if attempt >= self.retry.attempts:
+            return None
+        if failure.retry_after_s is not None:
+            return failure.retry_after_s if failure.retry_after_s <= self.retry.max_wait_s else None
+        return self.retry.wait_s(attempt) * (1 + self.retry.jitter * random.random())
+
+    def _final(self, failure: Failed, attempt: int) -> Exception:
+        """The error that ends the call."""
+        where = f"{self.name} at {self.api_base}" if self.api_base else self.name
+        said = redact(failure.message)
+        match failure.kind:
+            case "overflow":
+                return ContextOverflow(said, "use a model with a longer context")
+            case "tools":
+                return ToolsRefused(f"{where} refuses tools: {said}", "the JSON protocol works without them")
+            case "unreachable":
+                return ModelUnavailable(f"cannot reach {where}: {said}", "is the server running, and is its URL right?")
+            case "key":
+                return ModelUnavailable(f"{where} refuses the key: {said}", "check the provider's API key variable")
+            case "name":
+                return ModelUnavailable(f"{where} is not there: {said}", "check the model's name and OPENAI_BASE_URL")
+            case "unnamed":
+                hint = "name it as PROVIDER/MODEL, such as openai/gpt-4.1-mini or ollama_chat/qwen3"
+                return UnknownName(f"no provider is known for the model {self.name!r}", hint)
+            case "request":
+                return ModelUnavailable(
+                    f"{where} refuses the request: {said}", "check that the model takes chat requests"
+                )
+            case _:
+                times = "once" if attempt == 1 else f"{attempt} times"
+                return ModelUnavailable(f"{where} failed {times}: {said}", "try later, or use another model")
+
+
+Kind = Literal["busy", "broken", "unreachable", "key", "name", "unnamed", "overflow", "tools", "request"]
+"""busy: 429, 5xx or a time-out; broken: the connection; unnamed: no provider is known for the model's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A request that failed, told apart."""
+
+    kind: Kind
+    message: str
+    retry_after_s: float | None = None
+
+
+def classify(error: Exception) -> Failed:
+    """What went wrong, from the status code and the chain of causes.
+
+    Raises:
+        Exception: the error itself, when it is none of the client's.
+    """
+    status = getattr(error, "status_code", None)
+    if status is None and not type(error).__module__.startswith(("litellm", "openai", "httpx")):
+        raise error
+    kind = kind_of(error, status, str(error).lower())
+    message = first_sentence(deepest(error) if kind == "unreachable" else error)
+    return Failed(kind, message, retry_after(error) if kind == "busy" else None)
+
+
+def kind_of(error: Exception, status: object, text: str) -> Kind:
+    """The ``Failed.kind`` of an error."""
+    name = type(error).__name__
+    causes = [type(cause).__name__ for cause in chain(error)]
+    if name == "ContextWindowExceededError" or (status in {400, 413, 422} and any(w in text for w in OVERFLOW_WORDS)):
+        return "overflow"
+    if "llm provider not provided" in text:
+        return "unnamed"
+    if status in {401, 403}:
+        return "key"
+    if status == 404:
+        return "name"
+    if "ConnectError" in causes or "ConnectTimeout" in causes:
+        return "unreachable"
+    if any(c in {"ReadError", "RemoteProtocolError", "WriteError", "ConnectionResetError"} for c in causes):
+        return "broken"
+    if "jinja" in text and "tools" in text:  # llama.cpp's server says so with a 500
+        return "tools"
+    if status in {408, 409, 429} or "Timeout" in name or (isinstance(status, int) and status >= 500):
+        return "busy"
+    if name == "APIConnectionError":
+        return "broken"
+    if status in {400, 422} and any(w in text for w in TOOL_WORDS) and any(w in text for w in REFUSAL_WORDS):
+        return "tools"
+    return "request"
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what caused it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def deepest(error: BaseException) -> BaseException:
+    """The first cause: it names what the network said."""
+    *_, last = chain(error)
+    return last
+
+
+def retry_after(error: Exception) -> float | None:
+    """Seconds that the server asks to wait, from ``Retry-After`` in either form."""
+    response = getattr(error, "response", None)
+    headers = getattr(error, "litellm_response_headers", None) or getattr(response, "headers", None) or {}
+    text = str(headers.get("retry-after") or "").strip()
+    if not text:
+        return None
+    try:
+        return max(float(text), 0.0)
+    except ValueError:
+        pass
+    try:
+        return max(email.utils.parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
+    except ValueError:
+        return None
+
+
+def first_sentence(error: BaseException) -> str:
+    """The error's first line without litellm's own prefixes, at most 300 characters."""
+    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    while line.startswith("litellm.") and ": " in line:
+        line = line.partition(": ")[2]
+    return line.replace("OpenAIException - ", "")[:300]
+
+
+def own_server(environ: os._Environ[str]) -> str | None:
+    """URL of an OpenAI-compatible server that the user named.
+
+    Raises:
+        ConfigError: it is no URL.
+    """
+    url = environ.get("OPENAI_BASE_URL") or environ.get("OPENAI_API_BASE") or ""
+    if url and not url.startswith(("http://", "https://")):
+        raise ConfigError(f"OPENAI_BASE_URL={url!r} is not a URL", "it looks like http://localhost:8000/v1")
+    return url or None
+
+
+def load_litellm() -> Any:
+    """Import litellm quietly: no price list from the network, no telemetry, nothing printed."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own imports are full of deprecations that are not ours
+        import litellm
+    # It asks asyncio for a loop that it never closes, and pydantic complains of its types at the first request.
+    warnings.filterwarnings("ignore", message="unclosed event loop", category=ResourceWarning)
+    warnings.filterwarnings("ignore", message="Item '.*' on TypedDict class", category=UserWarning)
+    litellm.telemetry = False
+    litellm.suppress_debug_info = True
+    silence_logger()
+    return litellm
+
+
+def silence_logger() -> None:
+    """litellm logs each failure that we classify and report ourselves."""
+    import logging
+
+    logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)
+
+
+def parse_response(litellm: Any, response: Any, attempts: int, latency_s: float) -> ModelReply:
+    """The provider's answer as a ``ModelReply``."""
+    raw = response.model_dump(mode="json")
+    choice = raw["choices"][0]
+    message = choice.get("message") or {}
+    usage = raw.get("usage") or {}
+    cost_usd, source = price(litellm, response)
+    return ModelReply(
+        text=clean(message.get("content")),
+        tool_calls=tuple(parse_calls(message.get("tool_calls") or [])),
+        finish_reason=choice.get("finish_reason") or "stop",
+        input_tokens=int(usage.get("prompt_tokens") or 0),
+        output_tokens=int(usage.get("completion_tokens") or 0),
+        cached_tokens=int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0),
+        reasoning_tokens=int((usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0),
+        cost_usd=cost_usd,
+        cost_source=source,
+        attempts=attempts,
+        latency_s=latency_s,
+        raw=raw,
+    )
+
+
+def parse_calls(calls: list[dict[str, Any]]) -> Iterator[ToolCall]:
+    """Tool calls as the model wrote them."""
+    for call in calls:
+        function = call.get("function") or {}
+        yield ToolCall(call.get("id") or "", clean(function.get("name")), clean(function.get("arguments")))
+
+
+def clean(text: object) -> str:
+    """The text without lone surrogates, which no file can hold."""
+    return "" if text is None else str(text).encode("utf-8", "replace").decode("utf-8")
+
+
+def price(litellm: Any, response: Any) -> tuple[float | None, str]:
+    """Cost in USD by litellm's price list, and its source; (None, "unknown") for a model that is not on it."""
+    ask: Callable[..., float] = litellm.completion_cost
+    try:
+        cost = ask(completion_response=response)
+    except Exception:  # it raises plain Exception for a model that it does not know
+        return None, "unknown"
+    return (float(cost), "litellm price list") if cost else (None, "unknown")

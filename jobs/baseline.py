@@ -1,0 +1,219 @@
+"""The unchanged repository's score as a distribution on this machine, and as a curve over compute."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import statistics
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from xar_agent.envs.spec import Baseline, CurvePoint, EnvSpec
+from xar_agent.errors import EvaluationError, UserError
+from xar_agent.jobs.bench import Bench
+from xar_agent.jobs.data import cache_folder
+from xar_agent.jobs.evaluation import evaluate
+from xar_agent.jobs.records import load
+from xar_agent.jobs.training import TrainingPlan, train
+from xar_agent.store import append_line, read_lines, to_json, write_json
+
+CURVE_SHARE = 4
+"""Points of the curve off 1x get a quarter of the seeds: their slope matters, not their spread."""
+MIN_CURVE_SEEDS = 3
+CALIBRATION_SEED = 1000
+"""Calibration takes the seeds from here on, so that no candidate shares one by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One baseline run that was measured."""
+
+    compute: float
+    seed: int
+    value: float
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationProgress:
+    """One more value is there."""
+
+    done: int
+    total: int
+    last: Run | None
+
+
+@cache
+def machine_id() -> str:
+    """Processor, cores, Python and torch of this machine: what a score depends on besides the code."""
+    torch = torch_version()
+    parts = [f"{cpu_model()} x{os.cpu_count()}", f"Python {sys.version.split()[0]}"]
+    return ", ".join([*parts, f"torch {torch}" if torch else "no torch"])
+
+
+def torch_version() -> str:
+    """Version of the torch that programs in a sandbox import, read from its package; empty without one."""
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def cpu_model() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "unknown processor"
+    names = [line.partition(":")[2].strip() for line in lines if line.lower().startswith(("model name", "cpu part"))]
+    return " ".join(names[0].split()) if names else "unknown processor"
+
+
+def baseline_path(env: EnvSpec, preset: str) -> Path:
+    """Where this machine's calibration of these very files is kept."""
+    version = hashlib.sha256(to_json([env.version, env.evaluator_version, machine_id()]).encode()).hexdigest()[:12]
+    return cache_folder() / "baselines" / f"{env.name}-{preset}-{version}.json"
+
+
+def baseline_for(env: EnvSpec, preset: str) -> Baseline | None:
+    """This machine's own calibration, else the one that came with the environment, else None."""
+    try:
+        return Baseline.model_validate_json(baseline_path(env, preset).read_text())
+    except (OSError, ValidationError):
+        return env.shipped_baseline(preset)
+
+
+def calibrate(
+    bench: Bench,
+    n: int,
+    *,
+    compute: Sequence[float] = (0.5, 1.0, 1.5),
+    parallel: int = 1,
+    on_progress: Callable[[CalibrationProgress], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> Baseline:
+    """Measure the baseline: ``n`` seeds at 1x, a quarter of them (3 at least) at every other compute.
+
+    Each value is saved as it comes: the same call goes on where an interrupted one stopped.
+
+    Args:
+        bench: what to measure.
+        n: seeds at 1x, 2 at least.
+        compute: multiples of the preset's budget; 1 is always among them.
+        parallel: runs at a time.
+        on_progress: hears of each value; called from other threads.
+        cancel: ends it when set.
+
+    Raises:
+        UserError: n is too small.
+        EvaluationError: a run of the unchanged repository has no valid score.
+        Interrupted: it was cancelled.
+    """
+    if n < 2:
+        raise UserError("a baseline needs at least two seeds: one has no spread")
+    path = baseline_path(bench.env, bench.preset_name)
+    values_path = path.with_suffix(".values.jsonl")
+    done = read_runs(values_path)
+    wanted = [(c, seed) for c in sorted({*compute, 1.0}) for seed in seeds_at(c, n)]
+    missing = [key for key in wanted if key not in done]
+    turn = threading.Lock()
+
+    def one(key: tuple[float, int]) -> None:
+        run = measure(bench, *key, cancel=cancel)
+        with turn:
+            append_line(values_path, asdict(run), fsync=True)
+            done[key] = run
+            if on_progress:
+                on_progress(CalibrationProgress(sum(k in done for k in wanted), len(wanted), run))
+
+    if on_progress:
+        on_progress(CalibrationProgress(len(wanted) - len(missing), len(wanted), None))
+    stop = run_all(one, missing, parallel)
+    if stop:
+        raise stop
+    baseline = summarise(bench, [done[key] for key in wanted])
+    write_json(path, baseline.model_dump())
+    return baseline
+
+
+def seeds_at(compute: float, n: int) -> range:
+    """The seeds of one point of the curve."""
+    count = n if compute == 1 else min(n, max(MIN_CURVE_SEEDS, math.ceil(n / CURVE_SHARE)))
+    return range(CALIBRATION_SEED, CALIBRATION_SEED + count)
+
+
+def run_all(
+    one: Callable[[tuple[float, int]], None], keys: Sequence[tuple[float, int]], parallel: int
+) -> BaseException | None:
+    """Call for every key, some at a time; after the first error no further one begins. That error is returned."""
+    with ThreadPoolExecutor(max_workers=parallel, thread_name_prefix="calibrate") as pool:
+        futures = [pool.submit(one, key) for key in keys]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException as error:
+            pool.shutdown(wait=True, cancel_futures=True)
+            return error
+    return None
+
+
+def read_runs(path: Path) -> dict[tuple[float, int], Run]:
+    """Values of an earlier call."""
+    if not path.exists():
+        return {}
+    runs = [load(Run, to_json(line)) for line in read_lines(path)]
+    return {(run.compute, run.seed): run for run in runs}
+
+
+def measure(bench: Bench, compute: float, seed: int, *, cancel: threading.Event | None) -> Run:
+    """Train and score the unchanged repository once, its budget scaled.
+
+    Raises:
+        EvaluationError: it has no valid score.
+        Interrupted: it was cancelled.
+    """
+    budget = round(bench.preset.budget * compute)
+    plan = TrainingPlan(bench.base_tree, seed, budget, bench.preset.wall_s * max(1.0, compute), None)
+    with bench.scratch_folder(f"calibrate-{seed}") as folder:
+        training = train(bench, plan, folder / "train", log_path=folder / "log", cancel=cancel)
+        if training.failure or training.checkpoint is None:
+            reason = training.failure.reason if training.failure else "no checkpoint"
+            raise EvaluationError(f"the unchanged repository does not train at seed {seed}: {reason}")
+        found = evaluate(bench, bench.base_tree, training.checkpoint, folder / "evaluate", split="val", cancel=cancel)
+    if found.failure or found.value is None:
+        reason = found.failure.reason if found.failure else "no value"
+        raise EvaluationError(f"the unchanged repository is not valid at seed {seed}: {reason}")
+    return Run(compute, seed, found.value, training.cpu_s)
+
+
+def summarise(bench: Bench, runs: Sequence[Run]) -> Baseline:
+    """Mean and standard deviation over the seeds of each compute."""
+    at_one = [run for run in runs if run.compute == 1]
+    return Baseline(
+        env_version=bench.env.version,
+        evaluator_version=bench.env.evaluator_version,
+        preset=bench.preset_name,
+        machine=machine_id(),
+        mean=statistics.fmean(run.value for run in at_one),
+        sd=statistics.stdev(run.value for run in at_one),
+        n=len(at_one),
+        values={str(run.seed): run.value for run in at_one},
+        cpu_s=statistics.median(run.cpu_s for run in at_one),
+        curve=[curve_point(compute, runs) for compute in sorted({run.compute for run in runs})],
+    )
+
+
+def curve_point(compute: float, runs: Sequence[Run]) -> CurvePoint:
+    """One compute's seeds."""
+    values = [run.value for run in runs if run.compute == compute]
+    sd = statistics.stdev(values) if len(values) > 1 else 0.0
+    return CurvePoint(compute=compute, mean=statistics.fmean(values), sd=sd, n=len(values))

@@ -1,0 +1,205 @@
+"""Everything that a run measures with: the environment, its data, its base tree, and sandboxes over clean checkouts."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from xar_agent.envs.spec import EnvSpec, Preset
+from xar_agent.errors import PatchRefused
+from xar_agent.jobs.data import DataSet, PrepareProgress, prepare_data
+from xar_agent.sandbox import files, probe, tree
+from xar_agent.sandbox.protocol import WORKSPACE, Bind, Limits, Patch, SandboxSpec
+from xar_agent.sandbox.tree import Manifest
+from xar_agent.store import store_errors
+
+LAUNCHER = "/xar/launch.py"
+SOCKET = "/xar/data.sock"
+WORKER = "/xar/worker.py"
+EVALUATOR = "/xar/evaluator"
+"""Folder with the evaluator's files."""
+VALIDATION = "/xar/validation"
+QUIET_PYTHON = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONHASHSEED": "0",
+    "PYTHONUNBUFFERED": "1",
+}
+"""One thread, since two spin and count twice; the same hashes each time; output that is there when a run is killed."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every measurement of a run shares."""
+
+    env: EnvSpec
+    preset_name: str
+    backend: str
+    data: DataSet
+    run_dir: Path
+    git_store: Path
+    """Git objects of this run: the base and every tree that was tested."""
+    base_tree: str
+    protected: Manifest
+    """Protected files of the base, as every checkout must have them."""
+    python: str
+    """Interpreter of every program in a sandbox."""
+
+    @property
+    def preset(self) -> Preset:
+        """The size that is measured."""
+        return self.env.preset(self.preset_name)
+
+    @property
+    def scratch(self) -> Path:
+        """Host folder for checkouts and sockets; emptied whenever a driver takes the run over."""
+        return self.run_dir / "scratch"
+
+    @property
+    def launcher(self) -> Path:
+        """The host's own start of training programs."""
+        return Path(__file__).resolve().with_name("launch.py")
+
+    @cached_property
+    def train_tokens(self) -> array[int]:
+        """The training text, read once.
+
+        Raises:
+            DataUnavailable: it cannot be read.
+        """
+        return self.data.train_tokens()
+
+    @contextmanager
+    def scratch_folder(self, name: str) -> Iterator[Path]:
+        """A new folder that is gone afterwards, whatever was written into it."""
+        with store_errors(self.scratch, "write to"):
+            self.scratch.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.scratch))
+        try:
+            yield folder
+        finally:
+            files.remove_tree(folder)
+
+    def checkout(self, tree_hash: str, folder: Path) -> Path:
+        """A clean workspace of a tree below a folder, protected files checked.
+
+        Raises:
+            PatchRefused: the tree's protected files are not those of the environment.
+            StoreError: it cannot be written.
+        """
+        workspace = self.workspace_in(folder)
+        with store_errors(workspace, "write"):
+            tree.checkout(self.git_store, tree_hash, workspace)
+        self.check_protected(workspace)
+        return workspace
+
+    def workspace_in(self, folder: Path) -> Path:
+        """Where ``checkout`` puts the workspace."""
+        return folder / "workspace"
+
+    def inside(self, folder: Path) -> str:
+        """What a program in a sandbox over the workspace in this folder calls the workspace."""
+        return str(self.workspace_in(folder).absolute()) if self.backend == "process" else WORKSPACE
+
+    def check_protected(self, workspace: Path) -> None:
+        """Compare a workspace's protected files with the host's list.
+
+        Raises:
+            PatchRefused: one differs; the message names it.
+        """
+        differences = tree.verify_manifest(workspace, self.protected)
+        if differences:
+            raise PatchRefused(f"protected file {differences[0]}")
+
+    def add_patch(self, patch: Patch) -> str:
+        """Tree hash of the base with the patch, now in the run's store.
+
+        Raises:
+            PatchRefused: it does not apply to this base, or touches what is not editable.
+        """
+        if patch.base != self.base_tree:
+            raise PatchRefused("the patch was made against another version of the environment", "make it again")
+        tree_hash = tree.apply_patch(self.git_store, self.base_tree, patch.diff)
+        self.diff(tree_hash)
+        return tree_hash
+
+    def diff(self, tree_hash: str) -> Patch:
+        """What a tree changes, checked against what may be changed.
+
+        Raises:
+            PatchRefused: it touches what is not editable, or holds what a patch may not hold.
+        """
+        patch = tree.diff(self.git_store, self.base_tree, tree_hash)
+        tree.protect(patch.files, self.env.file.editable, self.env.file.protected)
+        return patch
+
+    def workspace_spec(self, workspace: Path, *, name: str = "agent") -> SandboxSpec:
+        """The agent's sandbox: its workspace and Python, no data, no validation text, no sockets, no network."""
+        return self.sandbox_spec(workspace, name=name)
+
+    def sandbox_spec(
+        self,
+        workspace: Path,
+        *,
+        name: str,
+        binds: tuple[Bind, ...] = (),
+        writable: bool = True,
+        environment: Mapping[str, str] | None = None,
+    ) -> SandboxSpec:
+        """A sandbox with this preset's limits and nothing of ours but the binds."""
+        return SandboxSpec(
+            workspace=workspace,
+            workspace_writable=writable,
+            binds=binds,
+            environment={**QUIET_PYTHON, **(environment or {})},
+            limits=Limits(memory_mib=self.preset.memory_mib),
+            name=name,
+        )
+
+
+def open_bench(
+    env: EnvSpec,
+    preset_name: str,
+    backend: str,
+    run_dir: Path,
+    *,
+    source: Path | None = None,
+    on_progress: Callable[[PrepareProgress], None] | None = None,
+) -> Bench:
+    """Everything that measuring in this run needs; the data set is prepared now if the cache lacks it.
+
+    Args:
+        env: the environment.
+        preset_name: its size.
+        backend: sandbox by name; "auto" becomes the one that works here.
+        run_dir: the run's folder, held by this process.
+        source: raw material of the data set, if the user has it.
+        on_progress: hears how far the preparation is.
+
+    Raises:
+        UnknownName: there is no such preset.
+        CapabilityMissing: no sandbox works here.
+        DataUnavailable: the data set could not be prepared.
+        StoreError: the run's folder cannot be written.
+    """
+    env.preset(preset_name)
+    name = probe(backend).backend
+    data = prepare_data(env, source=source, on_progress=on_progress)
+    store = run_dir / "trees"
+    scratch = run_dir / "scratch"
+    with store_errors(run_dir, "write to"):
+        files.remove_tree(scratch)
+        scratch.mkdir(parents=True)
+        base = tree.make_base(env.repo, store)
+        tree.checkout(store, base, scratch / "base")
+        protected = tree.manifest(scratch / "base", env.file.protected)
+        files.remove_tree(scratch / "base")
+    return Bench(env, preset_name, name, data, run_dir, store, base, protected, sys.executable)

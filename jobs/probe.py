@@ -1,0 +1,127 @@
+"""How much CPU time the baseline needs on this machine now: twenty of its steps, scaled to the whole budget.
+
+Where the whole run takes seconds anyway it is made to its end: in some programs the first steps are unlike the others.
+A slow laptop must not be punished and a fast server not rewarded, so the CPU cap of a run and its compute ratio are in
+units of this reference. It is measured before the run with the run's own seed.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from xar_agent.errors import Interrupted, SandboxLost
+from xar_agent.jobs.bench import Bench
+from xar_agent.jobs.evaluation import tail_of
+from xar_agent.jobs.outputs import CurveFollower
+from xar_agent.jobs.records import load
+from xar_agent.jobs.stream import TokenServer
+from xar_agent.jobs.training import TrainingPlan, training_command, training_environment, training_spec
+from xar_agent.sandbox import open_sandbox
+from xar_agent.sandbox.protocol import Process, Sandbox
+from xar_agent.store import write_json
+
+PROBE_STEPS = 20
+CAP_FACTOR = 1.5
+CAP_ALLOWANCE_S = 2.0
+"""Start-up and saving vary by about this much whatever the budget is."""
+WHOLE_RUN_CPU_S = 5.0
+"""A baseline that is expected to need less than this is run to its end."""
+TICK_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class CpuReference:
+    """The unchanged repository at one seed on this machine."""
+
+    baseline_cpu_s: float
+    """CPU seconds that the whole budget would take."""
+    first_losses: tuple[tuple[int, float | None], ...]
+    """Step and loss of its curve over those first steps: the same seed and the same code give the same bits."""
+
+    @property
+    def cap_s(self) -> float:
+        """CPU seconds that a candidate may use."""
+        return CAP_FACTOR * self.baseline_cpu_s + CAP_ALLOWANCE_S
+
+
+def cpu_reference(bench: Bench, seed: int, *, cancel: threading.Event | None = None) -> CpuReference:
+    """The reference for one seed, measured once in a run.
+
+    Raises:
+        Interrupted: it was cancelled.
+        SandboxLost: the baseline itself does not train here; the message has its last line.
+    """
+    known = bench.run_dir / "probe" / f"{bench.env.name}-{bench.env.version}-{bench.preset_name}-{seed}.json"
+    if known.exists():
+        return load(CpuReference, known.read_text())
+    with bench.scratch_folder("probe") as folder:
+        reference = measure(bench, seed, folder, cancel)
+    write_json(known, asdict(reference))
+    return reference
+
+
+def measure(bench: Bench, seed: int, folder: Path, cancel: threading.Event | None) -> CpuReference:
+    """Train the base tree for twenty steps of the full schedule, then end it."""
+    budget, wall_s = bench.preset.budget, bench.preset.wall_s
+    plan = TrainingPlan(bench.base_tree, seed, budget, wall_s, None)
+    workspace = bench.checkout(bench.base_tree, folder)
+    samples: list[tuple[int, float]] = []
+    started = threading.Event()
+    enough = threading.Event()
+    running: list[Process] = []
+
+    def sample(answered: int) -> None:
+        started.wait(wall_s)
+        if answered in (0, PROBE_STEPS) and running:
+            samples.append((server.served, running[0].cpu_s()))
+        if answered >= PROBE_STEPS and len(samples) == 2 and scaled(samples, budget) > WHOLE_RUN_CPU_S:
+            enough.set()
+
+    with TokenServer(bench.train_tokens, budget=budget, seed=seed, folder=folder, on_request=sample) as server:
+        with open_sandbox(bench.backend, training_spec(bench, workspace, server.path)) as sandbox:
+            process = start(bench, sandbox, plan, folder / "probe.log")
+            running.append(process)
+            started.set()
+            await_steps(process, enough, cancel)
+            process.kill()
+            result = process.wait()
+        served = server.served
+    follower = CurveFollower(workspace, None)
+    follower.finish()
+    losses = tuple((point.step, point.loss) for point in follower.points if point.step <= PROBE_STEPS)
+    if enough.is_set():
+        return CpuReference(scaled(samples, budget), losses)
+    if result.exit_code != 0 or not served:
+        raise SandboxLost(f"the unchanged repository does not train here: {tail_of(folder / 'probe.log')[-300:]}")
+    return CpuReference(result.cpu_s, losses)
+
+
+def start(bench: Bench, sandbox: Sandbox, plan: TrainingPlan, log_path: Path) -> Process:
+    """The baseline's training, with a thread that drops what it prints."""
+    process = sandbox.spawn(
+        training_command(bench, sandbox),
+        env=training_environment(sandbox, plan),
+        timeout_s=plan.wall_s,
+        stderr_path=log_path,
+    )
+    threading.Thread(target=process.stdout.read, name="probe-output", daemon=True).start()
+    return process
+
+
+def await_steps(process: Process, enough: threading.Event, cancel: threading.Event | None) -> None:
+    """Wait until the steps are done or the run has ended.
+
+    Raises:
+        Interrupted: it was cancelled.
+    """
+    while not enough.wait(TICK_S) and process.poll() is None:
+        if cancel and cancel.is_set():
+            raise Interrupted("cancelled while the baseline was probed")
+
+
+def scaled(samples: list[tuple[int, float]], budget: int) -> float:
+    """CPU seconds for the whole budget: the start-up, then the budget at the pace of the steps."""
+    (tokens_0, cpu_0), (tokens_1, cpu_1) = samples
+    return cpu_0 + (cpu_1 - cpu_0) / (tokens_1 - tokens_0) * (budget - tokens_0)

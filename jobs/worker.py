@@ -1,0 +1,185 @@
+"""One job from patch to score: trained in one sandbox, scored in others, and the host writes the result."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from xar_agent.errors import EvaluationError, Interrupted, PatchRefused, SandboxError
+from xar_agent.jobs.baseline import machine_id
+from xar_agent.jobs.bench import Bench
+from xar_agent.jobs.evaluation import Measurement, evaluate
+from xar_agent.jobs.probe import CpuReference, cpu_reference
+from xar_agent.jobs.training import Progress, Training, TrainingPlan, train
+from xar_agent.jobs.types import Evaluation, Failure, FailureClass, JobSpec, JobState
+from xar_agent.store import write_json
+
+RESULT = "evaluation.json"
+LOG = "stdout.log"
+CURVE = "metrics.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """Something happened to a running job."""
+
+    kind: Literal["started", "metric", "training_done", "evaluating", "done"]
+    job_id: str
+    seed: int
+    tokens: int = 0
+    """Served by the host so far."""
+    budget: int = 0
+    loss: float | None = None
+    """The candidate's own word."""
+    step: int = 0
+    eta_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobOutcome:
+    """How a job ended. An invalid evaluation is a result too: the job succeeded, and ``failure`` says what is wrong."""
+
+    state: JobState
+    failure: Failure | None
+    evaluation: Evaluation | None
+
+
+def run_job(
+    bench: Bench,
+    spec: JobSpec,
+    job_dir: Path,
+    *,
+    attempt: int = 1,
+    on_event: Callable[[JobEvent], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> JobOutcome:
+    """Train and score one patch at one seed.
+
+    Args:
+        bench: what to measure with.
+        spec: what to measure.
+        job_dir: receives stdout.log, metrics.jsonl and, when there is a result, evaluation.json.
+        attempt: goes into evaluation.json.
+        on_event: hears how the job goes; called from other threads too.
+        cancel: ends the job when set.
+
+    Raises:
+        StoreError: the records cannot be written.
+    """
+    reporter = Reporter(job_dir.name, spec.seed, on_event)
+    job_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with bench.scratch_folder(f"job-{job_dir.name}") as folder:
+            return measure(bench, spec, job_dir, folder, attempt, reporter, cancel)
+    except Interrupted as error:
+        return JobOutcome(JobState.CANCELLED, Failure(FailureClass.INFRA, error.message), None)
+    except PatchRefused as error:
+        return JobOutcome(JobState.FAILED, Failure(FailureClass.INTEGRITY, error.message), None)
+    except (SandboxError, EvaluationError) as error:
+        return JobOutcome(JobState.LOST, Failure(FailureClass.INFRA, error.message), None)
+    finally:
+        reporter.say("done")
+
+
+@dataclass(frozen=True, slots=True)
+class Reporter:
+    """Passes events on with the job's name."""
+
+    job_id: str
+    seed: int
+    on_event: Callable[[JobEvent], None] | None
+
+    def say(self, kind: Literal["started", "training_done", "evaluating", "done"], **values: Any) -> None:
+        """Report a stage."""
+        if self.on_event:
+            self.on_event(JobEvent(kind, self.job_id, self.seed, **values))
+
+    def progress(self, progress: Progress) -> None:
+        """Report a point of the curve."""
+        if self.on_event:
+            self.on_event(JobEvent("metric", self.job_id, self.seed, **asdict(progress)))
+
+
+def measure(
+    bench: Bench,
+    spec: JobSpec,
+    job_dir: Path,
+    folder: Path,
+    attempt: int,
+    reporter: Reporter,
+    cancel: threading.Event | None,
+) -> JobOutcome:
+    """The stages in order."""
+    if bench.add_patch(spec.patch) != spec.tree:
+        raise PatchRefused("the patch does not give the tree that was tested")
+    budget = bench.preset.budget
+    reporter.say("started", budget=budget)
+    reference = cpu_reference(bench, spec.seed, cancel=cancel)
+    plan = TrainingPlan(spec.tree, spec.seed, budget, bench.preset.wall_s, reference.cap_s)
+    (job_dir / CURVE).unlink(missing_ok=True)
+    training = train(
+        bench,
+        plan,
+        folder / "train",
+        log_path=job_dir / LOG,
+        curve_path=job_dir / CURVE,
+        on_progress=reporter.progress,
+        cancel=cancel,
+    )
+    if training.failure or training.checkpoint is None:
+        return JobOutcome(state_of(training.failure), training.failure, None)
+    reporter.say("training_done", tokens=training.tokens, budget=budget)
+    reporter.say("evaluating", tokens=training.tokens, budget=budget)
+    found = evaluate(bench, spec.tree, training.checkpoint, folder / "evaluate", split=spec.split, cancel=cancel)
+    evaluation = evaluation_of(bench, spec, training, found, reference)
+    write_result(job_dir, attempt, evaluation, found)
+    return JobOutcome(JobState.SUCCEEDED, found.failure, evaluation)
+
+
+def state_of(failure: Failure | None) -> JobState:
+    """The state in which a job with this failure ends."""
+    by_kind = {
+        FailureClass.TIMEOUT: JobState.TIMED_OUT,
+        FailureClass.OOM: JobState.OOM,
+        FailureClass.INFRA: JobState.LOST,
+    }
+    return by_kind.get(failure.kind, JobState.FAILED) if failure else JobState.FAILED
+
+
+def evaluation_of(
+    bench: Bench, spec: JobSpec, training: Training, found: Measurement, reference: CpuReference
+) -> Evaluation:
+    """Everything about the result that scoring and a reader need."""
+    return Evaluation(
+        metric=bench.env.metric,
+        value=found.value,
+        direction=bench.env.direction,
+        valid=found.valid,
+        reasons=tuple(f"{c.name}: {c.reason}" for c in found.checks if not c.passed),
+        checks=found.checks,
+        seed=spec.seed,
+        compute_ratio=training.cpu_s / reference.baseline_cpu_s,
+        train_cpu_s=training.cpu_s,
+        train_wall_s=training.wall_s,
+        tokens=training.tokens,
+        tree=spec.tree,
+        checkpoint_sha256=training.checkpoint_sha256,
+        env_version=bench.env.version,
+        evaluator_version=bench.env.evaluator_version,
+        data_sha256=bench.data.sha256,
+        machine=machine_id(),
+    )
+
+
+def write_result(job_dir: Path, attempt: int, evaluation: Evaluation, found: Measurement) -> None:
+    """evaluation.json, whole or not at all: the result of this attempt.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    record = {**asdict(evaluation), "attempt": attempt, "metrics": found.metrics, "audit_seed": found.audit_seed}
+    failure = asdict(found.failure) if found.failure else None
+    write_json(job_dir / RESULT, {**record, "failure": failure})

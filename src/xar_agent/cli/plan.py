@@ -1,0 +1,253 @@
+"""What a command is going to do, with all of the user's input checked before anything is started."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xar_agent.errors import PatchRefused, UserError
+
+if TYPE_CHECKING:
+    from xar_agent.agent.choose import ModelChoice
+    from xar_agent.agent.limits import EpisodeLimits
+    from xar_agent.agent.types import Idea
+    from xar_agent.config import Settings
+    from xar_agent.envs.spec import EnvSpec
+    from xar_agent.jobs.bench import Bench
+    from xar_agent.sandbox.protocol import Patch, SandboxInfo
+
+MAX_IDEA_CHARS = 20_000
+"""More than a model should read as one idea; a paper belongs into a file of the environment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One command, checked."""
+
+    idea: Idea | None
+    """None when a person's own diff is measured."""
+    env: EnvSpec
+    preset: str
+    model: ModelChoice | None
+    sandbox: SandboxInfo
+    settings: Settings
+    seeds: tuple[int, ...]
+    patch_text: str | None
+    """The parent's diff, or the person's own."""
+    submit: bool
+    run_name: str | None
+
+    @property
+    def run_dir(self) -> Path | None:
+        """Where the run lies when the user named it."""
+        return self.settings.runs_dir / self.run_name if self.run_name else None
+
+    @property
+    def limits(self) -> EpisodeLimits:
+        """What the episode may use."""
+        from xar_agent.agent.limits import EpisodeLimits
+
+        hours = self.settings.budget_hours
+        return EpisodeLimits(
+            max_steps=self.settings.max_steps,
+            budget_usd=self.settings.budget_usd,
+            budget_tokens=self.settings.budget_tokens,
+            wall_s=hours * 3600 if hours else None,
+        )
+
+    def patch(self, bench: Bench) -> Patch | None:
+        """The given diff against the environment's base.
+
+        Raises:
+            PatchRefused: it does not apply without fuzz, or touches what it may not.
+        """
+        from xar_agent.sandbox.tree import apply_patch
+
+        if self.patch_text is None:
+            return None
+        patch = bench.diff(apply_patch(bench.git_store, bench.base_tree, self.patch_text))
+        if not patch.diff:
+            raise PatchRefused("the patch changes nothing", "make it with: git diff > my.patch")
+        return patch
+
+    def record(self) -> dict[str, Any]:
+        """What run.json keeps of it."""
+        settings = self.settings.model_dump(mode="json", exclude={"runs_dir", "cache_dir"})
+        return {
+            **settings,
+            "verb": "implement" if self.idea else "evaluate",
+            "idea_id": self.idea.id if self.idea else None,
+            "env": self.env.name,
+            "env_version": self.env.version,
+            "evaluator_version": self.env.evaluator_version,
+            "preset": self.preset,
+            "model": self.model.name if self.model else None,
+            "sandbox": self.sandbox.backend,
+            "seeds": list(self.seeds),
+            "submit": self.submit,
+        }
+
+
+def make_plan(
+    settings: Settings,
+    *,
+    idea: str | None,
+    patch: str | None,
+    model: str | None = None,
+    first_seed: int,
+    submit: bool,
+    run_name: str | None,
+) -> Plan:
+    """Check everything that the user gave.
+
+    Args:
+        settings: flags included.
+        idea: None for ``evaluate``.
+        patch: path of a diff, "-" for stdin, None without one.
+        model: of ``--model``; None takes the settings', else what choose_model finds.
+        first_seed: of the training runs.
+        submit: False stops after the smoke test.
+        run_name: None gives it one from the date.
+
+    Raises:
+        UserError: something is wrong with the input; nothing was started or written.
+        ServiceMissing: no sandbox or no model can be had.
+    """
+    from xar_agent import sandbox
+    from xar_agent.agent.choose import choose_model
+    from xar_agent.agent.types import Idea
+    from xar_agent.envs.spec import load_env
+
+    text = None if idea is None else checked_idea(idea)
+    env = load_env(settings.env)
+    preset = settings.preset or env.default_preset
+    env.preset(preset)
+    patch_text = None if patch is None else read_patch(patch)
+    plan = Plan(
+        idea=None if text is None else Idea(text, env.name),
+        env=env,
+        preset=preset,
+        model=None if text is None else choose_model(model, configured=settings.model, api_base=settings.api_base),
+        sandbox=sandbox.probe(settings.sandbox),
+        settings=settings,
+        seeds=tuple(range(first_seed, first_seed + settings.seeds)),
+        patch_text=patch_text,
+        submit=submit,
+        run_name=run_name,
+    )
+    check_resumed(plan)
+    return plan
+
+
+def checked_idea(text: str) -> str:
+    """The idea without blank edges.
+
+    Raises:
+        UserError: it is empty or far too long.
+    """
+    idea = text.strip()
+    if not idea:
+        raise UserError(
+            "the idea is empty", "say in a sentence what to try, for instance: raise the learning rate to 6e-3"
+        )
+    if len(idea) > MAX_IDEA_CHARS:
+        raise UserError(
+            f"the idea has {len(idea):,} characters", f"at most {MAX_IDEA_CHARS:,}: say in short what to try"
+        )
+    return idea
+
+
+def read_patch(name: str) -> str:
+    """The diff in a file, or on stdin for "-".
+
+    Raises:
+        UserError: it cannot be read.
+        PatchRefused: it is empty or not text.
+    """
+    try:
+        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read the patch {name}: {error.strerror}", "give the path of a diff, or - for stdin"
+        ) from error
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise PatchRefused(f"the patch {name} is not UTF-8 text", "make it with: git diff > my.patch") from None
+    if not text.strip():
+        raise PatchRefused(f"the patch {name} is empty", "make it with: git diff > my.patch")
+    return text
+
+
+def check_resumed(plan: Plan) -> None:
+    """A run of this name may go on, if it is the same undertaking.
+
+    Raises:
+        UserError: it is about something else.
+    """
+    from xar_agent.jobs.runs import RUN_FILE, read_run_file
+
+    folder = plan.run_dir
+    if folder is None or not (folder / RUN_FILE).exists():
+        return
+    begun = read_run_file(folder).get("settings") or {}
+    now = plan.record()
+    for key in ("verb", "env", "preset", "idea_id"):
+        if begun.get(key) != now[key]:
+            problem = f"run {folder.name!r} exists already, with another {key.removesuffix('_id')}"
+            raise UserError(problem, f"choose another --run; see: xar-agent runs show {folder.name}")
+
+
+def say_plan(plan: Plan, *, as_json: bool) -> None:
+    """``--dry-run``: what would be done; nothing is started, downloaded or written."""
+    from xar_agent.cli.result import shown
+    from xar_agent.cli.terminal import facts_grid, print_json, result_console, show_parts
+
+    wanted = plan.env.preset(plan.preset)
+    download = missing_download(plan)
+    if as_json:
+        print_json(
+            {"dry_run": True, **plan.record(), "idea": plan.idea.text if plan.idea else None, "download": download}
+        )
+        return
+    rows = [
+        ("idea", plan.idea.text if plan.idea else "a given patch"),
+        ("model", about_model(plan.model) if plan.model else "none"),
+        ("download", download or "nothing for the model"),
+        ("env", f"{plan.env.name}, preset {plan.preset} ({plan.env.folder})"),
+        ("agent", f"edits {', '.join(plan.env.file.editable)} in at most {plan.settings.max_steps} steps"),
+        ("sandbox", about_sandbox(plan.sandbox)),
+        (
+            "training",
+            f"{wanted.budget:,} {wanted.clock}, seeds {', '.join(map(str, plan.seeds))}" if plan.submit else "none",
+        ),
+        ("run", f"a new folder in {shown(plan.settings.runs_dir)}"),
+    ]
+    show_parts(result_console(), facts_grid(rows), "dry run: nothing was started")
+
+
+def missing_download(plan: Plan) -> str:
+    """What would have to be downloaded for the model, with its size; empty when it is there."""
+    from xar_agent.agent.local_files import KNOWN, find
+    from xar_agent.analysis.text import size
+
+    if plan.model is None or plan.model.kind != "local":
+        return ""
+    name = plan.model.name.removeprefix("local/")
+    return "" if find(name) else f"{name}: {size(KNOWN[name].n_bytes)}"
+
+
+def about_model(choice: ModelChoice) -> str:
+    """Its line, for a place where the label says already that it is the model."""
+    return choice.line.removeprefix("model ")
+
+
+def about_sandbox(sandbox: SandboxInfo) -> str:
+    """What it keeps away from the code of a model; what it cannot, in capitals."""
+    can = sandbox.capabilities
+    if not can.secrets_hidden:
+        return f"{sandbox.backend}: NOT ISOLATED, code that the model writes can read your files and keys"
+    network = "no network" if can.network_off else "WITH NETWORK"
+    return f"{sandbox.backend}: {network}, none of your files or keys inside, memory limit by {can.mem_limit}"

@@ -1,0 +1,66 @@
+"""A small toy environment in a sandbox, for whole episodes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xar_agent.agent.messages import ToolCall
+from xar_agent.agent.types import Idea
+from xar_agent.envs.spec import EnvSpec, load_env
+from xar_agent.jobs.bench import Bench, open_bench
+from xar_agent.jobs.runs import RunStore
+
+SMALLER = {"budget = 40960": "budget = 4096", "val_tokens = 8192": "val_tokens = 2048"}
+
+
+@pytest.fixture
+def store(runs_dir: Path) -> Iterator[RunStore]:
+    """A run that is open for writing."""
+    with RunStore.create(runs_dir, "run", {"env": "toy", "preset": "default"}) as opened:
+        yield opened
+
+
+@pytest.fixture
+def toy_bench(tmp_path: Path, store: RunStore, request: pytest.FixtureRequest) -> Bench:
+    """The toy environment at a tenth of its size; without isolation unless the test asks for another sandbox."""
+    folder = tmp_path / "envs" / "toy"
+    shutil.copytree(load_env("toy").folder, folder, ignore=shutil.ignore_patterns("__pycache__", "baselines"))
+    text = (folder / "env.toml").read_text()
+    for old, new in SMALLER.items():
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "env.toml").write_text(text)
+    env = EnvSpec(folder)
+    return open_bench(env, env.default_preset, getattr(request, "param", "process"), store.dir)
+
+
+@pytest.fixture
+def idea() -> Idea:
+    """An idea that the toy environment can carry out."""
+    return Idea("Raise the peak learning rate to 3.", "toy")
+
+
+@pytest.fixture
+def episode_dir(store: RunStore, idea: Idea) -> Path:
+    """Where the episode of ``idea`` is recorded."""
+    return store.dir / "impl" / idea.id
+
+
+def call(name: str, call_id: str = "", **arguments: Any) -> ToolCall:
+    """A well-formed tool call."""
+    return ToolCall(call_id, name, json.dumps(arguments))
+
+
+RAISE_LR = call("edit_file", path="train.py", old_str="LEARNING_RATE = 1.0", new_str="LEARNING_RATE = 3.0")
+GOOD_SCRIPT = [
+    [call("read_file", path="train.py")],
+    [RAISE_LR],
+    [call("smoke_test")],
+    [call("submit_run", message="raise the learning rate")],
+]

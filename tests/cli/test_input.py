@@ -1,0 +1,110 @@
+"""Wrong input: one line that says what to do, the exit code of the contract, nothing half-written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+IDEA = "raise the learning rate to 3.0"
+WRONG = {
+    "unknown environment": (["implement", IDEA, "--env", "mars"], "mars", "nanogpt"),
+    "unknown preset": (["implement", IDEA, "--env", "toy", "--preset", "huge"], "huge", "default"),
+    "empty idea": (["implement", "  \n", "--env", "toy"], "empty", "say"),
+    "unknown sandbox": (["implement", IDEA, "--env", "toy", "--sandbox", "jail"], "jail", "--help"),
+    "no seeds": (["implement", IDEA, "--env", "toy", "--seeds", "0"], "--seeds", "0"),
+    "a budget below zero": (["implement", IDEA, "--env", "toy", "--budget-usd", "-1"], "--budget-usd", "-1"),
+    "a parent that is not there": (["implement", IDEA, "--env", "toy", "--parent", "no.patch"], "no.patch", "diff"),
+    "a run's name that leads away": (
+        ["implement", IDEA, "--env", "toy", "--run", "../x", "--model", "scripted/s.json"],
+        "../x",
+        "letters",
+    ),
+    "unknown embedded model": (
+        ["implement", IDEA, "--env", "toy", "--model", "local/gpt-9"],
+        "gpt-9",
+        "qwen2.5-coder-1.5b",
+    ),
+    "unknown option": (["implement", IDEA, "--fast"], "--fast", "--help"),
+    "unknown verb": (["improve"], "improve", "--help"),
+    "no idea": (["implement"], "IDEA", "--help"),
+    "unknown run": (["runs", "show", "nope"], "nope", "runs"),
+    "unknown job": (["jobs", "show", "nope"], "nope", "jobs list"),
+    "no episode": (["replay", "nope"], "nope", "runs list"),
+    "a patch that is not there": (["evaluate", "no.patch", "--env", "toy"], "no.patch", "diff"),
+    "an empty patch": (["evaluate", "-", "--env", "toy"], "empty", "git diff"),
+    "a patch without its environment": (["evaluate", "-"], "--env", "--help"),
+    "unknown environment to show": (["envs", "show", "mars"], "mars", "toy"),
+    "unknown model to fetch": (["models", "fetch", "gpt-9"], "gpt-9", "qwen2.5-coder-1.5b"),
+}
+
+
+def nothing_left(isolated: Path) -> bool:
+    return not any((isolated / "runs").iterdir())
+
+
+@pytest.mark.parametrize(("arguments", "named", "way_on"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_input_is_told_in_one_line_with_a_way_on(
+    xar: Any, isolated: Path, arguments: list[str], named: str, way_on: str
+) -> None:
+    (xar.folder / "s.json").write_text("[]")
+    ended = xar(*arguments, "--json")
+    assert ended.code == 2
+    error, hint = ended.error_lines
+    assert error.startswith("error: ")
+    assert named in error
+    assert hint.startswith("hint: ")
+    assert way_on in hint
+    assert ended.json == {"error": error.removeprefix("error: "), "hint": hint.removeprefix("hint: ")}
+    assert nothing_left(isolated)
+
+
+def test_without_json_nothing_about_an_error_goes_to_stdout(xar: Any) -> None:
+    ended = xar("implement", IDEA, "--env", "mars")
+    assert (ended.code, ended.out) == (2, "")
+
+
+def test_a_bad_settings_file_is_named_with_its_key(xar: Any) -> None:
+    (xar.folder / "xar.toml").write_text("sedes = 3\n")
+    ended = xar("runs", "list")
+    assert ended.code == 2
+    assert "xar.toml: sedes" in ended.err
+
+
+def test_a_secret_in_a_wrong_place_is_not_repeated(xar: Any, planted_key: str) -> None:
+    ended = xar("implement", IDEA, "--env", f"mars-{planted_key}")
+    assert ended.code == 2
+    assert planted_key not in ended.out + ended.err
+
+
+def test_a_traceback_is_shown_with_debug_only(xar: Any) -> None:
+    (xar.folder / "xar.toml").write_text("seeds = [\n")
+    assert "Traceback" not in xar("runs", "list").err
+    assert "Traceback" in xar("runs", "list", "--debug").err
+
+
+def test_an_unreachable_server_is_a_missing_service_and_leaves_no_run(xar: Any, isolated: Path) -> None:
+    env = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "OPENAI_API_KEY": "sk-planted-unreachable-0001"}
+    ended = xar("implement", IDEA, "--env", "toy", "--model", "openai/some-model", "--json", env=env)
+    assert ended.code == 3
+    assert set(ended.json) == {"error", "hint"}
+    assert "127.0.0.1:9" in ended.json["error"] + ended.json["hint"]
+    assert nothing_left(isolated)
+
+
+def test_an_embedded_model_with_a_flipped_byte_is_refused(xar: Any, cache_dir: Path) -> None:
+    fake = cache_dir / "m.gguf"
+    fake.write_bytes(b"GGUF" + b"\0" * 1000)
+    ended = xar("models", "check", env={"XAR_LOCAL_MODEL": str(fake)})
+    assert ended.code == 3
+    assert "m.gguf" in ended.error_lines[0]
+
+
+def test_what_nobody_foresaw_is_one_line_too(xar: Any) -> None:
+    # A folder where a file should be: nothing in the program expects it.
+    (xar.folder / "s").mkdir()
+    ended = xar("implement", IDEA, "--env", "toy", "--model", "scripted/s")
+    assert ended.code in (1, 2, 3)
+    assert ended.error_lines[0].startswith("error: ")
+    assert "Traceback" not in ended.err

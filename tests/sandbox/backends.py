@@ -1,0 +1,12 @@
+"""The back ends under test; those that a machine lacks are skipped with the reason."""
+
+from __future__ import annotations
+
+import pytest
+
+BACKENDS = [
+    pytest.param("bubblewrap", marks=pytest.mark.bwrap),
+    "process",
+    pytest.param("docker", marks=[pytest.mark.docker, pytest.mark.skip("the Docker back end is not built yet")]),
+]
+ISOLATING = [BACKENDS[0], BACKENDS[2]]

@@ -1,0 +1,217 @@
+"""Deadlines, limits and clean-up, whatever a command does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from scan import OpenBox, alive, gone_within, sleepers, slept_within
+
+from xar_agent.errors import SandboxLost
+from xar_agent.sandbox import ExecResult, Limits, Sandbox
+
+STUBBORN = {
+    "a plain sleeper": "sleep {m}",
+    "setsid": "setsid sleep {m} & sleep {m}",
+    "a double fork": "(setsid sh -c 'sleep {m} & sleep {m}' & ) ; sleep {m}",
+    "a grandchild holds the pipe": "sh -c 'sleep {m} &' ; sleep {m}",
+    "SIGTERM and others ignored": "trap '' TERM INT HUP QUIT; sleep {m} & sleep {m} & wait; sleep {m}",
+    "stopped": "sleep {m} & kill -STOP $! ; kill -STOP $$",
+    "endless output": "sleep {m} & yes",
+    "closed streams": "exec >&- 2>&- <&-; sleep {m}",
+}
+
+
+@pytest.mark.parametrize("how", STUBBORN)
+def test_a_command_ends_at_its_deadline_with_all_that_it_started(box: Sandbox, marker: str, how: str) -> None:
+    begun = time.monotonic()
+    result = box.exec(["sh", "-c", STUBBORN[how].format(m=marker)], timeout_s=0.5)
+    assert time.monotonic() - begun < 0.5 + 1 + 1  # the second 1: starting up on a busy machine
+    assert result.duration_s < 1.5
+    assert (result.exit_code, result.timed_out, result.stopped_by) == (137, True, "wall")
+    assert result.survivors_killed >= 1
+    assert alive(marker) == []
+
+
+@pytest.mark.parametrize("how", ["sleep {m} & sleep {m} &", "setsid sleep {m} & (setsid sleep {m} &) ;"])
+def test_what_a_command_leaves_behind_is_killed_and_counted(box: Sandbox, marker: str, how: str) -> None:
+    result = box.exec(["sh", "-c", how.format(m=marker) + " sleep 0.2; echo done"])
+    assert (result.exit_code, result.output, result.timed_out) == (0, "done\n", False)
+    assert result.survivors_killed == 2
+    assert alive(marker) == []
+
+
+def test_three_hundred_megabytes_do_not_fill_our_memory(box: Sandbox, tmp_path: Path) -> None:
+    result = box.exec(["head", "-c", "300000000", "/dev/zero"], timeout_s=60, log_path=tmp_path / "log")
+    assert (result.exit_code, result.n_bytes) == (0, 300_000_000)
+    assert len(result.head) + len(result.tail) == 65_536
+    assert (tmp_path / "log").stat().st_size == 64 << 20
+
+
+def test_cpu_time_of_the_whole_tree_is_capped(box: Sandbox) -> None:
+    burn = "while :; do :; done & while :; do :; done & wait"
+    result = box.exec(["sh", "-c", burn], timeout_s=30, cpu_s=0.5)
+    assert (result.stopped_by, result.timed_out) == ("cpu", True)
+    assert 0.5 <= result.cpu_s < 1.5
+
+
+def test_cpu_time_of_children_that_have_ended_counts(box: Sandbox) -> None:
+    burn = (
+        "import os, time\nfor _ in range(4):\n pid = os.fork()\n if not pid:\n  while time.process_time() < 0.1: pass\n"
+    )
+    burn += "  os._exit(0)\n os.waitpid(pid, 0)"
+    assert 0.4 <= box.exec([sys.executable, "-c", burn]).cpu_s < 1.0
+
+
+def test_the_cpu_time_of_a_spawned_command_can_be_followed(box: Sandbox, tmp_path: Path) -> None:
+    process = box.spawn(["sh", "-c", "while :; do :; done"], stderr_path=tmp_path / "e")
+    stop = time.monotonic() + 20
+    while process.cpu_s() < 0.2 and time.monotonic() < stop:
+        time.sleep(0.05)
+    assert process.cpu_s() >= 0.2
+    result = process.wait(0.0)
+    assert (result.stopped_by, process.cpu_s()) == ("wall", result.cpu_s)
+
+
+def hungry(mib: int) -> list[str]:
+    """A command that takes so much memory in two processes, and holds it."""
+    code = f"import os, time; os.fork(); b = bytearray(b'x') * ({mib} << 19); time.sleep(20)"
+    return [sys.executable, "-c", code]
+
+
+def test_memory_of_the_whole_tree_is_capped(open_box: OpenBox) -> None:
+    result = open_box(limits=Limits(memory_mib=128)).exec(hungry(256), timeout_s=15)
+    assert (result.stopped_by, result.oom) == ("memory", True)
+    assert result.exit_code != 0
+
+
+def test_the_watchdog_caps_memory_without_control_groups(open_box: OpenBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xar_agent.sandbox.cgroup.version", lambda: 0)
+    result = open_box(limits=Limits(memory_mib=128)).exec(hungry(256), timeout_s=15)
+    assert (result.stopped_by, result.oom, result.exit_code) == ("memory", True, 137)
+
+
+def test_memory_within_the_limit_is_left_alone(open_box: OpenBox) -> None:
+    result = open_box(limits=Limits(memory_mib=256)).exec([sys.executable, "-c", "b = bytearray(b'x') * (64 << 20)"])
+    assert (result.exit_code, result.oom) == (0, False)
+
+
+def test_disk_use_is_capped(open_box: OpenBox) -> None:
+    box = open_box(limits=Limits(disk_mib=16, file_mib=None))
+    for place in (".", "$TMPDIR"):
+        fill = f"mkdir -p {place}/d; while :; do head -c 1000000 /dev/zero > {place}/d/$((n=n+1)); sleep 0.01; done"
+        result = box.exec(["sh", "-c", fill], timeout_s=30)
+        assert result.stopped_by == "disk"
+        box.exec(["sh", "-c", f"rm -r {place}/d"])
+
+
+def test_a_single_file_is_capped(open_box: OpenBox) -> None:
+    result = open_box(limits=Limits(file_mib=1)).exec(["sh", "-c", "head -c 3000000 /dev/zero > big; stat -c %s big"])
+    assert result.output.endswith("1048576\n")
+
+
+def test_open_files_are_capped_and_cores_are_off(open_box: OpenBox) -> None:
+    code = "import resource as r; print(r.getrlimit(r.RLIMIT_NOFILE)[1], r.getrlimit(r.RLIMIT_CORE)[1])"
+    assert open_box(limits=Limits(open_files=64)).exec([sys.executable, "-c", code]).output == "64 0\n"
+
+
+BOMB = """
+import os, time
+n = 0
+try:
+    while n < 400:
+        if os.fork() == 0:
+            time.sleep({m})
+        n += 1
+except OSError:
+    pass
+print(n)
+"""
+
+
+def test_a_fork_bomb_is_bounded_and_cleaned_up(open_box: OpenBox, marker: str) -> None:
+    box = open_box(limits=Limits(processes=64))
+    result = box.exec([sys.executable, "-c", BOMB.format(m=marker)], timeout_s=20)
+    assert result.exit_code == 0
+    assert 40 <= int(result.output) <= 80
+    assert alive(marker) == []
+
+
+def test_a_bomb_of_stopped_and_forking_children_ends_at_the_deadline(open_box: OpenBox, marker: str) -> None:
+    box = open_box(limits=Limits(processes=64))
+    bomb = f"f() {{ sleep {marker} & f & f & }}; f; wait"
+    begun = time.monotonic()
+    box.exec(["sh", "-c", bomb], timeout_s=1)
+    assert time.monotonic() - begun < 4
+    assert alive(marker) == []
+
+
+def test_kill_all_ends_what_runs_and_says_how_many(box: Sandbox, marker: str, tmp_path: Path) -> None:
+    results: list[ExecResult] = []
+    command = ["sh", "-c", f"sleep {marker} & sleep {marker}"]
+    waiting = threading.Thread(target=lambda: results.append(box.exec(command)))
+    waiting.start()
+    box.spawn(["sleep", marker], stderr_path=tmp_path / "e")
+    assert slept_within(marker, 3, 10)
+    assert box.kill_all() == 4
+    waiting.join(10)
+    assert results[0].stopped_by == "cancel"
+    assert alive(marker) == []
+    assert box.exec(["true"]).exit_code == 0
+
+
+def test_closing_ends_what_runs(open_box: OpenBox, marker: str, tmp_path: Path) -> None:
+    box = open_box()
+    process = box.spawn(["sh", "-c", f"setsid sleep {marker} & wait"], stderr_path=tmp_path / "e")
+    assert slept_within(marker, 1, 10)
+    box.close()
+    assert alive(marker) == []
+    assert process.poll() == 137
+
+
+def test_a_sandbox_outlives_the_thread_that_started_it(open_box: OpenBox, tmp_path: Path) -> None:
+    boxes: list[Sandbox] = []
+    processes = []
+
+    def start() -> None:
+        boxes.append(open_box())
+        processes.append(boxes[0].spawn(["sh", "-c", "sleep 0.5; echo done"], stderr_path=tmp_path / "e"))
+
+    starter = threading.Thread(target=start)
+    starter.start()
+    starter.join()
+    assert processes[0].stdout.read() == b"done\n"
+    assert processes[0].wait(10).exit_code == 0
+    assert boxes[0].exec(["true"]).exit_code == 0
+
+
+def test_a_killed_supervisor_is_a_lost_sandbox_and_takes_its_command_along(
+    box: Sandbox, backend: str, marker: str, tmp_path: Path
+) -> None:
+    process = box.spawn(["sleep", marker], stderr_path=tmp_path / "e")
+    assert slept_within(marker, 1, 10)
+    supervisor = next(pid for pid in supervisors() if descends(sleepers(marker)[0], pid))
+
+    os.kill(supervisor, signal.SIGKILL)
+    with pytest.raises(SandboxLost, match="supervisor"):
+        process.wait(10)
+    assert gone_within(marker, 5)
+
+
+def supervisors() -> list[int]:
+    """Supervisor processes on this machine."""
+    return alive("supervise.main()")
+
+
+def descends(pid: int, ancestor: int) -> bool:
+    """Whether ``ancestor`` is above ``pid``."""
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return False
