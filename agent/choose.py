@@ -122,7 +122,7 @@ def choice_of(name: str, kind: ModelKind, source: str, base: str | None) -> Mode
         case "server":
             words = f"served at {base or 'its usual address'}; cost is not known"
         case "scripted":
-            words = "replies from a file, no language model"
+            words = "follows a file of replies, whatever the idea says"
         case "hosted":
             words = "hosted: the idea and the environment's code are sent there, and its use is billed"
     return ModelChoice(name, kind, source, f"model {name} ({source}): {words}", base)
@@ -176,6 +176,7 @@ def open_model(
 
     Raises:
         ModelUnavailable: the embedded model's file is missing or damaged.
+        ConfigError: a script cannot be read.
     """
     if choice.kind == "local":
         from xar_agent.agent.guided import SLOTS, GuidedModel

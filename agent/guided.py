@@ -16,7 +16,7 @@ from typing import Any
 
 from xar_agent.agent.guided_calls import Answerer, Calls
 from xar_agent.agent.guided_code import UNCHANGED, read_part
-from xar_agent.agent.guided_history import Step, read_steps, refusal_of, smoke_problem
+from xar_agent.agent.guided_history import MAX_PROBLEM_CHARS, Step, later_words, read_steps, refusal_of, smoke_problem
 from xar_agent.agent.guided_prompts import (
     VALUE_SCHEMA,
     Chat,
@@ -90,7 +90,7 @@ class GuidedModel:
         self._calls = Calls(self._server)
         steps = read_steps(request.messages)
         try:
-            return self._next_turn(steps)
+            return self._next_turn(steps, later_words(request.messages))
         except (GaveUp, ContextOverflow) as reason:
             return self._reply(f"I give up: {reason}", len(steps))
 
@@ -98,7 +98,7 @@ class GuidedModel:
         """Stop the server; a later turn starts it again."""
         self._server.close()
 
-    def _next_turn(self, steps: list[Step]) -> ModelReply:
+    def _next_turn(self, steps: list[Step], said: str) -> ModelReply:
         turn = len(steps)
         edits = [step for step in steps if step.name == "edit_file"]
         if not edits:
@@ -107,6 +107,8 @@ class GuidedModel:
         refused = refusal_of(last.result)
         if self._draft is None:
             self._draft = self._resume(edits[-1])
+        if said:
+            return self._edit(self._correct(said[-MAX_PROBLEM_CHARS:]), turn)
         if last.name == "edit_file":
             if refused:
                 self._files[self._draft.part.path], self._draft.current = self._undo

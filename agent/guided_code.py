@@ -52,6 +52,7 @@ def read_part(part: Part, answer: str, file_text: str, idea: str) -> NewCode:
         unchanged_problem(old, named[0]),
         signature_problem(old, named[0]),
         name_problem(named[0], file_text),
+        lost_constant_problem(old, named[0], file_text),
         number_problem(old, source, idea),
         layer_problem(named[0]),
     ):
@@ -116,6 +117,26 @@ def name_problem(node: ast.stmt, file_text: str) -> str:
     used = [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)]
     missing = sorted({name for name in used if name not in bound})
     return f"{', '.join(missing)} is not defined here" if missing else ""
+
+
+def lost_constant_problem(old: ast.stmt, new: ast.stmt, file_text: str) -> str:
+    """A constant of the file that the part no longer uses, although it calls nothing new that could replace it."""
+    calls_old, calls_new = calls_in(old), calls_in(new)
+    if not calls_new <= calls_old:
+        return ""
+    constants = {name for name in bound_names(ast.parse(file_text), top_level_only=True) if name.isupper()}
+    lost = sorted(constants & (names_in(old) - names_in(new)))
+    return f"{', '.join(lost)} must still be used" if lost else ""
+
+
+def names_in(node: ast.AST) -> set[str]:
+    """Every name that is written in it."""
+    return {child.id for child in ast.walk(node) if isinstance(child, ast.Name)}
+
+
+def calls_in(node: ast.AST) -> set[str]:
+    """Everything that it calls, by its dotted name."""
+    return {dotted(child.func) for child in ast.walk(node) if isinstance(child, ast.Call)}
 
 
 def bound_names(node: ast.AST, *, top_level_only: bool = False) -> set[str]:

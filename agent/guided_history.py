@@ -33,6 +33,13 @@ def read_steps(messages: Sequence[Mapping[str, Any]]) -> list[Step]:
     return steps
 
 
+def later_words(messages: Sequence[Mapping[str, Any]]) -> str:
+    """What was said after the last tool result: the log of a full run that crashed, or a nudge."""
+    last = messages[-1] if messages else {}
+    answered = any(message.get("role") == "tool" for message in messages)
+    return str(last.get("content") or "") if answered and last.get("role") == "user" else ""
+
+
 def read_object(text: str) -> dict[str, Any]:
     """A JSON object, {} when it is something else."""
     try:

@@ -243,7 +243,7 @@ def finish(
         steps=recorder.state.steps,
         usage=recorder.state.usage,
         model=order.model.name,
-        duration_s=time.monotonic() - begun,
+        duration_s=round(time.monotonic() - begun, 3),
     )
     save_outcome(implementation, recorder, order.episode_dir, resumable=resumable)
     return implementation

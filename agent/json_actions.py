@@ -160,7 +160,8 @@ def read_action(text: str) -> tuple[str, str, Any] | None:
         return None
     if not isinstance(value, dict):
         return None
-    action = value.get("action") if isinstance(value.get("action"), dict) else value
+    inner = value.get("action")
+    action = inner if isinstance(inner, dict) else value
     name = action.get("tool") or action.get("name")
     if not isinstance(name, str):
         return None

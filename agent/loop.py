@@ -179,7 +179,7 @@ class EpisodeAgent(ToolCallingAgent):  # type: ignore[misc]
             self._tell(StepEvent(step, call.name, redact(result.summary), time.monotonic() - started, not result.error))
             over = over or result.ends or result.error == "BUDGET"
             if result.ends:
-                self.ending = Ending("submitted", result.summary)
+                self.ending = Ending("submitted", ENDINGS.get(call.name, result.summary))
             elif result.error == "BUDGET":
                 self.ending = Ending("over_budget", result.summary)
 
@@ -238,6 +238,7 @@ class EpisodeAgent(ToolCallingAgent):  # type: ignore[misc]
         memory_step.observations = "\n".join(shown[-len(ids) :]) if ids else None
 
 
+ENDINGS = {"smoke_test": "the smoke test passed; nothing was submitted", "submit_run": "submitted"}
 BAD_REPLY_LINES: dict[BadReply, str] = {"no_call": "no tool was called", "cut_off": "cut off by the token limit"}
 BAD_REPLY_REASONS: dict[BadReply, str] = {
     "malformed": f"{BAD_REPLY_LIMIT} replies in a row had no tool call that could be run",

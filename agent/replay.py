@@ -179,7 +179,7 @@ class RecordedRunner:
         self.tools: Sequence[Tool] = make_tools(None, submits=recorded[0].data["submit"])
         self._results = [event.data for event in recorded if event.type == "tool_result" and not never_ran(event.data)]
         self._trees = [event.data["tree"] for event in recorded if event.type == "workspace"]
-        self._tree = recorded[0].data["tree"]
+        self._tree: str = recorded[0].data["tree"]
 
     def run(self, name: str, arguments: dict[str, Any]) -> Observation:
         """The next recorded result, whatever is called: a difference shows in the ``tool_call`` before it.

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import xar_agent
 from xar_agent.agent.trajectory import FILE_NAME, Event, active_path, read_trajectory
 from xar_agent.errors import UnknownName
 
 KNOWN_IN_HINT = 5
+PACKAGE = Path(xar_agent.__file__).resolve().parent
+SHIPPED = (PACKAGE / "examples", PACKAGE.parents[1] / "examples" / "episodes")
+"""Where recorded episodes lie that come along: inside an installed package, or in a checkout."""
 
 
 @dataclass(slots=True)
@@ -60,11 +64,16 @@ class Episode:
         return sum(step.input_tokens for step in self.steps), sum(step.output_tokens for step in self.steps)
 
 
+def shipped_episodes() -> dict[str, Path]:
+    """Name -> folder of each episode that comes along."""
+    return {path.parent.name: path.parent for folder in SHIPPED for path in sorted(folder.glob(f"*/{FILE_NAME}"))}
+
+
 def find_episode(path: Path) -> Path:
-    """The episode's folder: the path itself, or the only episode of a run.
+    """The episode's folder: the path itself, the only episode of a run, or one that comes along.
 
     Args:
-        path: an episode's folder or its trajectory, or a run's folder.
+        path: an episode's folder or its trajectory, a run's folder, or examples/NAME from wherever one is.
 
     Raises:
         UnknownName: there is none, or a run has several; the hint says which.
@@ -73,6 +82,8 @@ def find_episode(path: Path) -> Path:
         return path.parent
     if (path / FILE_NAME).is_file():
         return path
+    if not path.exists() and path.parts[:1] == ("examples",) and path.name in shipped_episodes():
+        return shipped_episodes()[path.name]
     found = sorted(p.parent for p in path.glob(f"impl/*/{FILE_NAME}"))
     if len(found) == 1:
         return found[0]
@@ -80,9 +91,8 @@ def find_episode(path: Path) -> Path:
         listed = ", ".join(str(p) for p in found[:KNOWN_IN_HINT])
         raise UnknownName(f"{path} has {len(found)} episodes", f"give one of them: {listed}")
     problem = f"{path} is not an episode: it has no {FILE_NAME}" if path.exists() else f"{path} does not exist"
-    raise UnknownName(
-        problem, "give the folder of an episode (runs/NAME/impl/IDEA) or of a run; see: xar-agent runs list"
-    )
+    shipped = "".join(f", examples/{name}" for name in shipped_episodes())
+    raise UnknownName(problem, f"give the folder of a run (see: xar-agent runs list) or of an episode{shipped}")
 
 
 def read_episode(path: Path) -> Episode:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 INDENT = 4
+REPEATED = ("diff --git ", "index ")
+"""Lines of a diff that say once more which file it is."""
 
 
 def episode_json(episode: Episode) -> dict[str, Any]:
@@ -51,12 +53,11 @@ def facts_of(episode: Episode) -> list[tuple[str, str]]:
     idea = start.get("idea")
     text = idea.get("text", "") if isinstance(idea, dict) else str(idea or "")
     rows = [("episode", str(episode.folder)), ("idea", one_line(text, 2000))]
-    env = start.get("env") or (idea.get("env") if isinstance(idea, dict) else None)
-    sandbox = start.get("sandbox")
-    backend = sandbox.get("backend") if isinstance(sandbox, dict) else sandbox
-    for label, value in (("env", env), ("model", start.get("model")), ("sandbox", backend)):
-        if value:
-            rows.append((label, one_line(value if isinstance(value, str) else json.dumps(value), 200)))
+    for label, name in (("env", "name"), ("model", "name"), ("sandbox", "backend")):
+        value = start.get(label)
+        told = value.get(name, "") if isinstance(value, dict) else value
+        if told:
+            rows.append((label, one_line(str(told), 200)))
     return rows
 
 
@@ -74,6 +75,8 @@ def show_step(console: Console, step: Step, diff_before: str) -> None:
         print_indented(console, f"({kind}) {fold(text)}" if text else f"({kind})", style="yellow")
     if step.diff is not None and step.diff != diff_before:
         for line in changed_lines(diff_before, step.diff):
+            if line.startswith(REPEATED):
+                continue
             print_indented(console, line, style=diff_style(line))
 
 
@@ -96,8 +99,9 @@ def show_call(console: Console, call: Call) -> None:
     print_indented(
         console, f"{'✗' if call.error else '→'} {one_line(call.summary or call.error or 'done', 300)}", style=style
     )
-    if call.shown.strip() and call.shown.strip() != call.summary.strip():
-        print_indented(console, fold(readable(call.shown)), indent=2 * INDENT, style="dim")
+    shown = readable(call.shown).strip().removeprefix(call.summary.strip()).strip("\n")
+    if shown:
+        print_indented(console, fold(shown), indent=2 * INDENT, style="dim")
 
 
 def argument_lines(arguments: str) -> Iterator[str]:
@@ -139,7 +143,9 @@ def ending_of(episode: Episode) -> str:
     if not episode.end:
         return f"cut off: the record has no end ({bill})"
     reason = episode.end.get("exit_reason") or episode.end.get("reason") or ""
-    return one_line(f"{episode.end.get('outcome', '')}: {reason} ({bill})", 400)
+    outcome = str(episode.end.get("outcome", ""))
+    told = str(reason) if str(reason).startswith(outcome) else f"{outcome}: {reason}"
+    return one_line(f"{told} ({bill})", 400)
 
 
 def print_indented(console: Console, text: str, *, label: str = "", indent: int = INDENT, style: str = "") -> None:

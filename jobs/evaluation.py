@@ -19,24 +19,29 @@ from typing import Any, Literal
 from xar_agent.errors import EvaluationError
 from xar_agent.jobs.bench import EVALUATOR, VALIDATION, WORKER, Bench
 from xar_agent.jobs.classify import last_frame, log_tail
-from xar_agent.jobs.frames import Frame, FrameError, FramePipe, error_frame
+from xar_agent.jobs.frames import Frame, FrameError, FramePipe, WrongShape, error_frame
 from xar_agent.jobs.outputs import OUT
 from xar_agent.jobs.types import Check, Failure, FailureClass
 from xar_agent.sandbox import open_sandbox
 from xar_agent.sandbox.protocol import Bind, Process, Sandbox
 
 Split = Literal["val", "hidden", "smoke"]
-START_S = 120.0
-"""A worker imports torch first; on a loaded machine that took 20 s."""
-CALL_S = 120.0
-SEND_S = 60.0
-STOP_S = 10.0
 MAX_EVALUATOR_PAYLOAD = 64 << 20
 MAX_REPLY = 256 << 20
 MAX_WORKERS = 8
 MAX_FRAMES = 100_000
 MAX_MESSAGE = 2000
 MIN_WALL_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long the host waits for a worker, in seconds."""
+
+    start_s: float = 120.0
+    """It imports torch first; on a loaded machine that took 20 s."""
+    call_s: float = 120.0
+    send_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +83,10 @@ class Relay:
     deadline: float
     """time.monotonic() at which the whole evaluation is late."""
     cancel: threading.Event | None
+    patience: Patience
     workers: dict[str, Worker] = field(default_factory=dict)
-    complaints: list[str] = field(default_factory=list)
-    """What the candidate's workers did wrong, in order."""
+    blame: FailureClass | None = None
+    """What kind of failure a worker of the candidate had first."""
     cpu_s: float = 0.0
     n_started: int = 0
 
@@ -130,7 +136,7 @@ class Relay:
             raise
         worker = Worker(sandbox, process, FramePipe(process, self.cancel))
         self.workers[name] = worker
-        return self._receive(name, worker, START_S, 0)
+        return self._receive(name, worker, self.patience.start_s, 0)
 
     def _call(self, name: str, frame: Frame) -> Frame:
         worker = self.workers.get(name)
@@ -140,25 +146,26 @@ class Relay:
         if not isinstance(head, dict) or type(max_reply) is not int or max_reply < 0:
             raise EvaluationError("the evaluator made a call without head or max_reply")
         try:
-            worker.pipe.send(Frame(head, frame.payload), timeout_s=min(SEND_S, self._left()))
+            worker.pipe.send(Frame(head, frame.payload), timeout_s=min(self.patience.send_s, self._left()))
         except FrameError as error:
-            return self._give_up(name, f"the worker {error}")
-        return self._receive(name, worker, CALL_S, min(max_reply, MAX_REPLY))
+            return self._give_up(name, error)
+        return self._receive(name, worker, self.patience.call_s, min(max_reply, MAX_REPLY))
 
     def _receive(self, name: str, worker: Worker, timeout_s: float, max_payload: int) -> Frame:
         try:
             reply = worker.pipe.receive(timeout_s=min(timeout_s, self._left()), max_payload=max_payload)
         except FrameError as error:
-            return self._give_up(name, f"the worker {error}")
+            return self._give_up(name, error)
         if reply.op == "error":
-            self.complaints.append(str(reply.header.get("message"))[:MAX_MESSAGE])
+            self.blame = self.blame or FailureClass.CONTRACT
         return reply
 
-    def _give_up(self, name: str, reason: str) -> Frame:
+    def _give_up(self, name: str, error: FrameError) -> Frame:
         """A worker that broke the rules of the pipe is ended; the evaluator hears why."""
-        self.complaints.append(reason)
+        kind = FailureClass.SHAPE if isinstance(error, WrongShape) else FailureClass.CONTRACT
+        self.blame = self.blame or kind
         self._stop(name)
-        return error_frame(reason)
+        return error_frame(f"the worker {error}")
 
     def _stop(self, name: str) -> None:
         worker = self.workers.pop(name, None)
@@ -181,6 +188,7 @@ def evaluate(
     folder: Path,
     *,
     split: Split,
+    patience: Patience = Patience(),
     cancel: threading.Event | None = None,
 ) -> Measurement:
     """Score one checkpoint with the environment's evaluator.
@@ -191,6 +199,7 @@ def evaluate(
         checkpoint: folder with the files that its training left.
         folder: new, host side; the caller removes it.
         split: which text; "smoke" is training text.
+        patience: how long a worker may take.
         cancel: ends it when set.
 
     Raises:
@@ -201,7 +210,7 @@ def evaluate(
     folder.mkdir(parents=True)
     audit_seed = secrets.randbits(32)
     wall_s = max(MIN_WALL_S, bench.preset.wall_s)
-    relay = Relay(bench, tree, checkpoint, folder, time.monotonic() + wall_s, cancel)
+    relay = Relay(bench, tree, checkpoint, folder, time.monotonic() + wall_s, cancel, patience)
     request = {"split": split, "seed": audit_seed, "rows": None, "settings": bench.preset.settings}
     with ExitStack() as stack:
         stack.callback(relay.close)
@@ -244,7 +253,7 @@ def converse(evaluator: FramePipe, relay: Relay) -> dict[str, Any]:
         frame = evaluator.receive(timeout_s=max(left, 0.0), max_payload=MAX_EVALUATOR_PAYLOAD)
         if frame.op == "result":
             return frame.header
-        evaluator.send(relay.answer(frame), timeout_s=SEND_S)
+        evaluator.send(relay.answer(frame), timeout_s=relay.patience.send_s)
     raise EvaluationError("the evaluator asked without end")
 
 
@@ -285,8 +294,8 @@ def failure_of(value: float | None, checks: tuple[Check, ...], relay: Relay) -> 
     reason = "; ".join(f"{c.name}: {c.reason}" for c in failed) or "the evaluator found no value"
     kind = FailureClass.INVALID
     log, frame = "", None
-    if relay.complaints:
-        kind = FailureClass.CONTRACT
+    if relay.blame:
+        kind = relay.blame
         log = tail_of(relay.stderr_path(relay.n_started))
         frame = last_frame(log, relay.bench.inside(relay.folder / f"worker-{relay.n_started}"))
     elif any(c.name == "shape" for c in failed):

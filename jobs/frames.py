@@ -27,6 +27,10 @@ class FrameError(Exception):
     """The other side does not speak in frames, or not in time; the text says what it did."""
 
 
+class WrongShape(FrameError):
+    """The payload would be larger than allowed because of the shape that the header announces."""
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """A header and its payload."""
@@ -81,7 +85,10 @@ class FramePipe:
         header = parse_header(self._read_line(deadline))
         n_bytes = header["nbytes"]
         if n_bytes > max_payload:
-            raise FrameError(f"answered {n_bytes} bytes where {max_payload} are allowed")
+            said = f"where {max_payload} are allowed"
+            if "shape" in header:
+                raise WrongShape(f"answered {n_bytes} bytes for shape {str(header['shape'])[:80]} {said}")
+            raise FrameError(f"answered {n_bytes} bytes {said}")
         while len(self._received) < n_bytes:
             self._fill(deadline)
         payload = bytes(self._received[:n_bytes])
@@ -111,11 +118,14 @@ class FramePipe:
     def _await(self, descriptor: int, events: int, deadline: float, otherwise: str) -> None:
         poll = select.poll()
         poll.register(descriptor, events)
-        while not poll.poll(TICK_S * 1000):
+        while True:
             if self._cancel and self._cancel.is_set():
                 raise Interrupted("cancelled during the evaluation")
-            if time.monotonic() > deadline:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:  # also when it drips: each byte would begin a new wait
                 raise FrameError(f"{otherwise} in time")
+            if poll.poll(1000 * min(TICK_S, left_s)):
+                return
 
 
 def parse_header(line: bytes) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def open_out(workspace: Path) -> Iterator[int]:
         yield out
 
 
-def collect_checkpoint(workspace: Path, target: Path) -> str:
+def collect_checkpoint(workspace: Path, target: Path, *, max_bytes: int = MAX_CHECKPOINT_BYTES) -> str:
     """Copy out/checkpoint* into a new folder; sha256 over names and contents.
 
     Raises:
@@ -82,7 +82,7 @@ def collect_checkpoint(workspace: Path, target: Path) -> str:
                 )
             with store_errors(target, "write"):
                 target.mkdir(parents=True)
-            left = MAX_CHECKPOINT_BYTES
+            left = max_bytes
             for name in names:
                 digest, size = copy_regular(out, name, target / name, left)
                 state.update(to_json([name, digest]).encode())
@@ -110,7 +110,7 @@ def copy_regular(folder: int, name: str, target: Path, max_bytes: int) -> tuple[
             while chunk := os.read(source, COPY_BYTES):
                 size += len(chunk)
                 if size > max_bytes:
-                    raise BadOutput(f"out/checkpoint* has more than {MAX_CHECKPOINT_BYTES >> 20} MiB")
+                    raise BadOutput("out/checkpoint* is larger than allowed")
                 state.update(chunk)
                 file.write(chunk)
             os.fchmod(file.fileno(), 0o644)
@@ -125,6 +125,7 @@ class CurveFollower:
 
     workspace: Path
     copy_path: Path | None
+    max_bytes: int = MAX_CURVE_BYTES
     points: list[CurvePoint] = field(default_factory=list)
     _offset: int = 0
     _torn: bytes = b""
@@ -145,7 +146,7 @@ class CurveFollower:
         with open_out(self.workspace) as out:
             descriptor = os.open("metrics.jsonl", SAFE, dir_fd=out)
             try:
-                room = min(CURVE_CHUNK_BYTES, MAX_CURVE_BYTES - self._offset)
+                room = min(CURVE_CHUNK_BYTES, self.max_bytes - self._offset)
                 if room <= 0 or not stat.S_ISREG(os.fstat(descriptor).st_mode):
                     return b""
                 chunk = os.pread(descriptor, room, self._offset)

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from xar_agent.errors import CapabilityMissing, SandboxError, SandboxStartError
 from xar_agent.sandbox import files, visible
+from xar_agent.sandbox.launch import Launch
 from xar_agent.sandbox.local import LocalSandbox, memory_bound, memory_means, rlimits
 from xar_agent.sandbox.protocol import WORKSPACE, Bind, Capabilities, SandboxInfo, SandboxSpec
-from xar_agent.sandbox.supervised import Launch
 
 ARGUMENTS_FD = "9"
 FIRST_INNER_UID = 0x30000000
@@ -240,6 +240,7 @@ class BubblewrapSandbox(LocalSandbox):
             rss_bytes=rss_bytes,
             disk_bytes=None if limits.disk_mib is None else limits.disk_mib << 20,
             disk_roots=(str(self.spec.workspace.absolute()), str(self.support / "tmp")),
+            owner=self.owner,
             own_processes=3,
         )
 

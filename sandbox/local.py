@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import tempfile
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from xar_agent.errors import SandboxLost, SandboxStartError
 from xar_agent.sandbox import cgroup, files, tree
+from xar_agent.sandbox.launch import Launch, command_words
 from xar_agent.sandbox.protocol import WORKSPACE, ExecResult, Limits, Process, SandboxInfo, SandboxSpec
-from xar_agent.sandbox.supervised import Launch, SupervisedProcess, command_words
+from xar_agent.sandbox.supervised import SupervisedProcess
 
 STDERR_KEPT = 65_536
 SUPPORT = "xar-sandbox-"
+NEW_S = 60.0
+"""A younger folder may not have its lock yet."""
 
 
 class LocalSandbox(ABC):
@@ -68,12 +73,14 @@ class LocalSandbox(ABC):
                 if not bind.source.exists():
                     raise SandboxStartError(f"{bind.source} is to be shown at {bind.target} but does not exist")
             _sweep(Path(tempfile.gettempdir()))
-            support = Path(tempfile.mkdtemp(prefix=f"{SUPPORT}{os.getpid()}-"))
+            support = Path(tempfile.mkdtemp(prefix=SUPPORT))
+            self._lock = _hold(support)
             try:
                 (support / "tmp").mkdir(mode=0o700)
                 self.prepare(support)
             except BaseException:
                 files.remove_tree(support)
+                os.close(self._lock)
                 raise
             self._support = support
 
@@ -176,6 +183,7 @@ class LocalSandbox(ABC):
             process.close()
         if support is not None and not closed:
             files.remove_tree(support)
+            os.close(self._lock)
 
     def __enter__(self) -> LocalSandbox:
         self.start()
@@ -192,13 +200,26 @@ class LocalSandbox(ABC):
         return tuple({WORKSPACE, self.path_of(WORKSPACE)})
 
 
+def _hold(support: Path) -> int:
+    """A lock that lasts as long as we live: who can take it may remove the folder."""
+    lock = os.open(support / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
 def _sweep(folder: Path) -> None:
     """Remove what drivers that were killed have left behind."""
-    for left in folder.glob(f"{SUPPORT}*-*"):
-        driver = left.name.removeprefix(SUPPORT).partition("-")[0]
+    for left in folder.glob(f"{SUPPORT}*"):
         with contextlib.suppress(OSError):
-            if driver.isdigit() and not Path("/proc", driver).exists() and left.lstat().st_uid == os.geteuid():
+            known = left.lstat()
+            if known.st_uid != os.geteuid() or time.time() - known.st_mtime < NEW_S:
+                continue
+            lock = os.open(left / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 files.remove_tree(left)
+            finally:
+                os.close(lock)
 
 
 def rlimits(limits: Limits) -> dict[str, int]:

@@ -43,9 +43,9 @@ def open_store(store: Path) -> None:
         return
     for folder in ("objects", "refs", "info"):
         (store / folder).mkdir(parents=True, exist_ok=True)
-    (store / "config").write_text(CONFIG)
-    (store / "info" / "attributes").write_text(ATTRIBUTES)
-    (store / "HEAD").write_text("ref: refs/heads/none\n")
+    _put(store / "config", CONFIG.encode())
+    _put(store / "info" / "attributes", ATTRIBUTES.encode())
+    _put(store / "HEAD", b"ref: refs/heads/none\n")
 
 
 def git(
@@ -132,25 +132,34 @@ def list_tree(store: Path, tree: str) -> dict[str, Entry]:
     return found
 
 
+def _hash(whole: bytes) -> str:
+    return hashlib.sha1(whole, usedforsecurity=False).hexdigest()
+
+
 def _path(store: Path, value: str) -> Path:
     return store / "objects" / value[:2] / value[2:]
 
 
 def _write(store: Path, kind: str, content: bytes) -> str:
     whole = f"{kind} {len(content)}".encode() + b"\0" + content
-    value = hashlib.sha1(whole, usedforsecurity=False).hexdigest()
+    value = _hash(whole)
     path = _path(store, value)
     if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        fresh = path.with_name(f"tmp_{secrets.token_hex(8)}")
-        try:
-            fresh.write_bytes(zlib.compress(whole, 1))
-            fresh.replace(path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                fresh.unlink()
-            raise StoreError(f"cannot write the snapshot store: {error}", "free some disk space") from error
+        _put(path, zlib.compress(whole, 1))
     return value
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Write by rename, so that another thread never reads half of it."""
+    fresh = path.with_name(f"tmp_{secrets.token_hex(8)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_bytes(content)
+        fresh.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise StoreError(f"cannot write the snapshot store: {error}", "free some disk space") from error
 
 
 def _read(store: Path, kind: str, value: str) -> bytes:
@@ -159,6 +168,6 @@ def _read(store: Path, kind: str, value: str) -> bytes:
     except (OSError, zlib.error) as error:
         raise StoreError(f"{kind} {value} is not in the store, or damaged") from error
     head, _, content = whole.partition(b"\0")
-    if head != f"{kind} {len(content)}".encode():
-        raise StoreError(f"{value} is no {kind}")
+    if _hash(whole) != value or head != f"{kind} {len(content)}".encode():
+        raise StoreError(f"{kind} {value} is not in the store, or damaged")
     return content

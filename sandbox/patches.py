@@ -62,6 +62,8 @@ def apply_patch(store: Path, base: str, diff: str) -> str:
     content = diff.encode(errors="surrogateescape")
     if len(content) > MAX_DIFF_BYTES:
         raise PatchRefused(f"the patch is too big: more than {MAX_DIFF_BYTES >> 20} MiB", "leave out generated files")
+    if b"\0" in content:
+        raise PatchRefused("the patch holds a NUL byte", MAKE_ONE)
     if not content.endswith(b"\n"):
         content += b"\n"
     with tempfile.TemporaryDirectory(prefix="xar-index-") as folder:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from xar_agent.errors import CapabilityMissing
+from xar_agent.sandbox.launch import Launch
 from xar_agent.sandbox.local import LocalSandbox, memory_bound, memory_means, rlimits
 from xar_agent.sandbox.protocol import WORKSPACE, Capabilities, SandboxInfo, SandboxSpec
-from xar_agent.sandbox.supervised import Launch
 
 
 def process_info() -> SandboxInfo:

@@ -225,7 +225,11 @@ class Sandbox(Protocol):
         ...
 
     def snapshot(self) -> str:
-        """Hash of a git tree that holds the workspace as it is (ignored files and ``out/`` left out)."""
+        """Hash of a git tree that holds the workspace as it is (ignored files and ``out/`` left out).
+
+        Raises:
+            PatchRefused: a file is too big to be kept, or there are too many; names it.
+        """
         ...
 
     def restore(self, tree: str) -> None:

@@ -7,42 +7,23 @@ import json
 import marshal
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from xar_agent.errors import SandboxLost
 from xar_agent.sandbox import cgroup
+from xar_agent.sandbox.launch import Launch, supervisor_job
 from xar_agent.sandbox.protocol import ExecResult
 
-LOG_BYTES = 64 * 1024 * 1024
 LATE_S = 8.0
 """A supervisor answers within its deadline plus the time the kernel takes to end a tree; later it is broken itself."""
 REAPER = f"import sys; sys.path.append({str(Path(__file__).parent)!r}); from reaper import supervise; supervise.main()"
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """A command as the supervisor starts it."""
-
-    argv: tuple[str, ...]
-    cwd: str
-    env: Mapping[str, str]
-    arguments: tuple[str, ...] = ()
-    """Handed to bubblewrap on a descriptor instead of its command line."""
-    rlimits: Mapping[str, int] = field(default_factory=dict)
-    cgroup: Mapping[str, Any] = field(default_factory=dict)
-    rss_bytes: int | None = None
-    """For the watchdog, where no cgroup bounds memory."""
-    disk_bytes: int | None = None
-    disk_roots: tuple[str, ...] = ()
-    own_processes: int = 0
-    """Processes of the sandbox itself that are alive while the command is."""
 
 
 class SupervisedProcess:
@@ -67,30 +48,23 @@ class SupervisedProcess:
         self._cgroup = launch.cgroup
         self._buffer = bytearray()
         self.stderr_path = log_path or Path(os.devnull)
-        job = marshal.dumps(_job(launch, timeout_s, cpu_s, keep_bytes, merge=stdin is not None))
+        job = marshal.dumps(supervisor_job(launch, timeout_s, cpu_s, keep_bytes, merge=stdin is not None))
         with contextlib.ExitStack() as ours:
-            log = _open_log(log_path)
-            if log >= 0:
-                ours.callback(os.close, log)
-            given: int = subprocess.PIPE
-            if stdin is not None:
-                given = _as_file(stdin)
-                ours.callback(os.close, given)
-            self._meter = os.memfd_create("meter")
+
+            def passed(fd: int) -> int:
+                """The supervisor has its own copy once it runs."""
+                ours.callback(os.close, fd)
+                return fd
+
+            log = -1 if log_path is None else passed(_open_log(log_path))
+            self._meter, self._errors = os.memfd_create("meter"), os.memfd_create("errors")
             control, self._control = os.pipe()
-            ours.callback(os.close, control)
             self._status, status = os.pipe()
-            ours.callback(os.close, status)
-            passed = [control, status, self._meter, log]
-            self._reaper = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-E", "-c", REAPER, *map(str, passed)],
-                stdin=given,
+            self._reaper = _start_supervisor(
+                [passed(control), passed(status), self._meter, log],
+                stdin=subprocess.PIPE if stdin is None else passed(_as_file(stdin)),
                 stdout=subprocess.PIPE if stdin is None else subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
-                cwd="/",
-                pass_fds=[fd for fd in passed if fd >= 0],
-                start_new_session=True,
+                stderr=self._errors,
             )
         self._tell(b"%d\n" % len(job) + job)
 
@@ -163,7 +137,10 @@ class SupervisedProcess:
         """Wait for the result; a supervisor that does not answer is killed, and bubblewrap with it."""
         left_s = max(self._deadline - time.monotonic(), 0.0)
         try:
-            done = self._take(left_s + LATE_S)
+            done = self._take(left_s + 0.5)
+            if not done:
+                self._reaper.send_signal(signal.SIGCONT)  # without isolation a command can stop its supervisor
+                done = self._take(LATE_S)
         except BaseException:
             self._tell(b"k")  # Ctrl-C must not leave a process behind
             self._take(LATE_S)
@@ -193,10 +170,12 @@ class SupervisedProcess:
         except _Refused as error:
             self._lost = SandboxLost(f"the sandbox failed: {error}")
         except (ValueError, KeyError):
-            self._lost = SandboxLost("the supervisor of a sandboxed command was killed")
+            said = os.pread(self._errors, 65_536, 0).decode(errors="replace").strip()
+            why = said.splitlines()[-1] if said else "it was killed"
+            self._lost = SandboxLost(f"the supervisor of a sandboxed command is gone: {why}")
             cgroup.remove(self._cgroup)
         with self._pipes:
-            for fd in (self._status, self._control, self._meter):
+            for fd in (self._status, self._control, self._meter, self._errors):
                 os.close(fd)
             self._control = self._meter = self._status = -1
         self._reaper.wait()
@@ -211,29 +190,20 @@ class _Refused(Exception):
     """The back end's own message about a command that it could not start."""
 
 
-def _job(launch: Launch, timeout_s: float, cpu_s: float | None, keep_bytes: int, *, merge: bool) -> dict[str, object]:
-    return {
-        "argv": list(launch.argv),
-        "cwd": launch.cwd,
-        "env": dict(launch.env),
-        "arguments": list(launch.arguments),
-        "rlimits": dict(launch.rlimits),
-        "cgroup": dict(launch.cgroup),
-        "rss_bytes": launch.rss_bytes,
-        "disk_bytes": launch.disk_bytes,
-        "disk_roots": list(launch.disk_roots),
-        "own_processes": launch.own_processes,
-        "wall_s": timeout_s,
-        "cpu_s": cpu_s,
-        "keep_bytes": keep_bytes,
-        "log_bytes": LOG_BYTES,
-        "merge": merge,
-    }
+def _start_supervisor(fds: list[int], *, stdin: int, stdout: int, stderr: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-E", "-c", REAPER, *map(str, fds)],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+        cwd="/",
+        pass_fds=[fd for fd in fds if fd >= 0],
+        start_new_session=True,
+    )
 
 
-def _open_log(path: Path | None) -> int:
-    if path is None:
-        return -1
+def _open_log(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
 
 
@@ -278,15 +248,3 @@ def _decode(data: bytes, *, cut_before: bool = False, cut_after: bool = False) -
                 data = data[:-back] if needed > back else data
                 break
     return data.decode(errors="replace")
-
-
-def command_words(argv: Sequence[str]) -> tuple[str, ...]:
-    """``argv`` as a tuple, checked.
-
-    Raises:
-        ValueError: it is empty or holds a NUL byte.
-    """
-    words = tuple(argv)
-    if not words or any("\0" in word for word in words):
-        raise ValueError("a command needs at least one word, and no NUL bytes")
-    return words

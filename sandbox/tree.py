@@ -39,6 +39,7 @@ IGNORED_ENDS = (".pyc", ".pyo")
 IGNORED_AT_TOP = ("out",)
 MAX_FILE_BYTES = 64 << 20
 MAX_FILES = 20_000
+MAX_TREE_BYTES = 512 << 20
 MAX_DEPTH = 64
 
 
@@ -103,13 +104,16 @@ class _Found:
 
 def _store_folder(store: Path, folder: Path, *, skip: frozenset[str]) -> str:
     entries: dict[str, Entry] = {}
+    size = 0
     with _opened(folder) as root:
         for found in _walk(root, skip):
             entry = _store_file(store, found)
+            size += found.known.st_size if stat.S_ISREG(found.known.st_mode) else 0
             if entry is not None:
                 entries[found.path] = entry
-            if len(entries) > MAX_FILES:
-                raise PatchRefused(f"more than {MAX_FILES} files in the workspace", "write what is generated to out/")
+            if len(entries) > MAX_FILES or size > MAX_TREE_BYTES:
+                most = f"{MAX_FILES} files or {MAX_TREE_BYTES >> 20} MiB"
+                raise PatchRefused(f"more than {most} in the workspace", "write what is generated to out/")
     return objects.write_tree(store, entries)
 
 

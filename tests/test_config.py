@@ -98,4 +98,4 @@ def test_a_key_inside_an_url_is_refused_without_repeating_it(tmp_path: Path) -> 
 def test_settings_do_not_change_once_loaded(tmp_path: Path) -> None:
     settings = load_settings(environ={}, cwd=tmp_path)
     with pytest.raises(ValueError, match="frozen"):
-        settings.seeds = 3  # type: ignore[misc]
+        settings.seeds = 3

@@ -24,6 +24,11 @@ JSON = st.recursive(
 )
 
 
+def names(folder: Path) -> list[str]:
+    """What lies in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def run_with_small_files(code: str, folder: Path, max_bytes: int) -> subprocess.CompletedProcess[str]:
     """Run Python code that cannot write files beyond a size: what a full disk looks like to a program."""
 
@@ -40,7 +45,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     write_atomic(path, "old")
     write_atomic(path, b"new")
     assert path.read_bytes() == b"new"
-    assert os.listdir(path.parent) == ["file.json"]
+    assert names(path.parent) == ["file.json"]
 
 
 def test_a_file_that_does_not_fit_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
@@ -56,7 +61,7 @@ def test_a_file_that_does_not_fit_leaves_the_old_one_and_nothing_else(tmp_path: 
     assert "cannot write" in message
     assert hint.strip()
     assert (tmp_path / "file").read_text() == "old"
-    assert os.listdir(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_line_that_does_not_fit_leaves_the_lines_before_it(tmp_path: Path) -> None:
@@ -106,7 +111,7 @@ def test_on_a_really_full_disk_the_hint_says_full(tmp_path: Path) -> None:
         with pytest.raises(StoreError):
             append_line(tmp_path / "lines", "x" * 200_000)
         assert read_lines(tmp_path / "lines") == [1]
-        assert os.listdir(tmp_path) == ["lines"]
+        assert names(tmp_path) == ["lines"]
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
 
@@ -150,7 +155,7 @@ def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
 def test_numbers_that_json_does_not_know_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "x.json", {"loss": float("nan")})
-    assert not os.listdir(tmp_path)
+    assert not names(tmp_path)
     assert to_json({"ä": [1, None]}) == '{"ä": [1, null]}'
 
 

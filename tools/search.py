@@ -50,7 +50,15 @@ for name in names:
 """
 
 
-def search(workspace: Workspace, pattern: str, path: str = ".", glob: str = "", max_hits: int = 50) -> Observation:
+def search(
+    workspace: Workspace,
+    pattern: str,
+    path: str = ".",
+    glob: str = "",
+    max_hits: int = 50,
+    *,
+    timeout_s: float = TIMEOUT_S,
+) -> Observation:
     """Matching lines; with an empty pattern the outline of a file, or the files of a folder."""
     name = workspace.relative(path)
     try:
@@ -63,9 +71,9 @@ def search(workspace: Workspace, pattern: str, path: str = ".", glob: str = "", 
             return parts
     request = json.dumps([pattern, name, glob, min(max(max_hits, 1), MAX_HITS)])
     argv = [workspace.bench.python, "-I", "-S", "-c", PROGRAM, request]
-    result = workspace.sandbox.exec(argv, timeout_s=TIMEOUT_S, max_bytes=2 * MAX_SHOWN_CHARS)
+    result = workspace.sandbox.exec(argv, timeout_s=timeout_s, max_bytes=2 * MAX_SHOWN_CHARS)
     if result.timed_out:
-        return refusal("TIMEOUT", f"no end after {TIMEOUT_S:.0f} s", "use a simpler pattern or a narrower path")
+        return refusal("TIMEOUT", f"no end after {timeout_s:.0f} s", "use a simpler pattern or a narrower path")
     if result.exit_code != 0:
         return refusal("NOT_FOUND", f"{name} cannot be searched", "give a folder or a file of the repository")
     found = result.output.strip()

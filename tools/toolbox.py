@@ -35,7 +35,6 @@ class WorkspaceTool(Tool):  # type: ignore[misc]
     description = "Base of the tools; not offered to a model."
     inputs: ClassVar[Inputs] = {}
     output_type = "string"
-    skip_forward_signature_validation = False
     act: ClassVar[Callable[..., Observation]]
 
     def __init__(self, workspace: Workspace | None) -> None:
@@ -53,10 +52,6 @@ class WorkspaceTool(Tool):  # type: ignore[misc]
             return type(self).act(self.workspace, **arguments)
         except Refused as refused:
             return refused.observation
-
-    def forward(self) -> str:
-        """The text of the observation."""
-        return self.observe().text
 
 
 class BashTool(WorkspaceTool):
@@ -163,6 +158,10 @@ class SmokeTestTool(WorkspaceTool):
         "Says passed, or the class of the failure with its place in the repository."
     )
     act = staticmethod(submit.smoke_test)
+
+    def forward(self) -> str:
+        """The text of the observation."""
+        return self.observe().text
 
 
 class SubmitRunTool(WorkspaceTool):

@@ -149,11 +149,17 @@ def group_option(now: Probe, name: str) -> list[Any]:
     return [group.get(name) for group in now["optimizer"][1]]
 
 
+def expect_options(now: Probe, was: Probe, but: str) -> None:
+    """The optimizer is what it was, but for one option."""
+    strip = [[{k: v for k, v in g.items() if k != but} for g in p["optimizer"][1]] for p in (now, was)]
+    expect(now["optimizer"][0] == was["optimizer"][0] and same(*strip), "the optimizer's options changed too")
+
+
 def linear_decay(fraction: float) -> float:
     """The stated schedule with the repository's constants."""
-    if fraction < 0.05:
-        return 3e-3 * fraction / 0.05
-    progress = (fraction - 0.05) / 0.95
+    if fraction < 0.1:
+        return 3e-3 * fraction / 0.1
+    progress = (fraction - 0.1) / 0.9
     return 3e-3 * (0.1 + 0.9 * (1.0 - progress))
 
 
@@ -169,7 +175,8 @@ def check_peak(rate: float) -> Callable[..., set[str]]:
     def check(now: Probe, was: Probe, model: Any, train: Any, base: Any) -> set[str]:
         scale = rate / max(was["lr"])
         expect(same([r * scale for r in was["lr"]], now["lr"]), f"the peak rate is {max(now['lr'])}")
-        return {"lr", "optimizer"} if same(group_option(now, "weight_decay"), [0.1, 0.0]) else {"lr"}
+        expect_options(now, was, but="lr")
+        return {"lr", "optimizer"}
 
     return check
 
@@ -212,6 +219,7 @@ def check_dropout(rate: float) -> Callable[..., set[str]]:
 def check_layers(n: int) -> Callable[..., set[str]]:
     def check(now: Probe, was: Probe, model: Any, train: Any, base: Any) -> set[str]:
         expect(now["n_layers"] == n, f"{now['n_layers']} layers")
+        expect_options(now, was, but="n")
         return {"n_layers", "shapes", "init", "logits", "loss", "step", "dropout", "optimizer"}
 
     return check
@@ -235,6 +243,7 @@ def check_activation(function: Callable[[Tensor], Tensor], name: str) -> Callabl
 
 def check_rmsnorm(now: Probe, was: Probe, model: Any, train: Any, base: Any) -> set[str]:
     expect(not any(isinstance(m, nn.LayerNorm) for m in model.GPT(64).modules()), "there is a LayerNorm left")
+    expect_options(now, was, but="n")
     expect_logits(model, reference_of(base, make_norm=lambda: nn.RMSNorm(base.N_EMBD)), "RMSNorm")
     return {"logits", "loss", "shapes", "init", "optimizer", "step"}
 
@@ -289,6 +298,7 @@ def check_qk_norm(now: Probe, was: Probe, model: Any, train: Any, base: Any) -> 
 def check_swiglu(now: Probe, was: Probe, model: Any, train: Any, base: Any) -> set[str]:
     mlp = filled(model).blocks[0].mlp
     layers = [m for m in mlp.modules() if isinstance(m, nn.Linear)]
+    expect_options(now, was, but="n")
     expect(len(layers) == 3, f"the MLP has {len(layers)} matrices")
     x = torch.randn(2, 5, model.N_EMBD, generator=torch.Generator().manual_seed(5))
     orders = [(0, 1, 2), (1, 0, 2), (0, 2, 1), (2, 0, 1), (1, 2, 0), (2, 1, 0)]
@@ -307,6 +317,7 @@ def check_rope(now: Probe, was: Probe, model: Any, train: Any, base: Any) -> set
         seen.append((q, k))
         return plain(q, k, v, **options)
 
+    expect_options(now, was, but="n")
     F.scaled_dot_product_attention = watched
     attention = filled(model).blocks[0].attention
     x = torch.randn(1, 1, model.N_EMBD, generator=torch.Generator().manual_seed(5)).expand(1, 8, -1)

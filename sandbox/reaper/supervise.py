@@ -18,7 +18,7 @@ import time
 from .command import become_command  # noqa: TID251
 from .measure import Disk, Meter, descendants  # noqa: TID251
 from .output import CHUNK, Output  # noqa: TID251
-from .system import PR_SET_CHILD_SUBREAPER, SIGNALS, prctl, send  # noqa: TID251
+from .system import PR_SET_CHILD_SUBREAPER, SIGNALS, give, prctl, send  # noqa: TID251
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing is slow to import
@@ -52,6 +52,9 @@ class Supervisor:
         os.set_blocking(output_read, False)
         self.output = Output(output_read, log, job)
         self.count, self.count_write = os.pipe()
+        if job["owner"] is not None:
+            for fd in (0, 1, self.output_write):  # or /dev/stdout could not be opened inside
+                give(fd, job["owner"])
 
     def stop(self, why: str) -> None:
         self.stopped_by = self.stopped_by or why
@@ -65,7 +68,7 @@ class Supervisor:
         os.close(self.output_write)
         os.close(self.count_write)
         nothing = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
+        for fd in (0, 1):
             os.dup2(nothing, fd)
 
     def watch(self) -> None:

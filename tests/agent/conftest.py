@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from xar_agent.agent.messages import ToolCall
 from xar_agent.agent.types import Idea
 from xar_agent.envs.spec import EnvSpec, load_env
 from xar_agent.jobs.bench import Bench, open_bench
@@ -50,17 +47,3 @@ def idea() -> Idea:
 def episode_dir(store: RunStore, idea: Idea) -> Path:
     """Where the episode of ``idea`` is recorded."""
     return store.dir / "impl" / idea.id
-
-
-def call(name: str, call_id: str = "", **arguments: Any) -> ToolCall:
-    """A well-formed tool call."""
-    return ToolCall(call_id, name, json.dumps(arguments))
-
-
-RAISE_LR = call("edit_file", path="train.py", old_str="LEARNING_RATE = 1.0", new_str="LEARNING_RATE = 3.0")
-GOOD_SCRIPT = [
-    [call("read_file", path="train.py")],
-    [RAISE_LR],
-    [call("smoke_test")],
-    [call("submit_run", message="raise the learning rate")],
-]

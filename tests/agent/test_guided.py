@@ -82,10 +82,13 @@ class Episode:
         self.model.begin(idea, FILES)
         self.messages: list[Message] = [{"role": "user", "content": idea}]
 
+    def turn_result(self, result: str) -> None:
+        call_id = self.messages[-1]["tool_calls"][0]["id"]
+        self.messages.append({"role": "tool", "tool_call_id": call_id, "content": result})
+
     def turn(self, result: str | None = None) -> ModelReply:
         if result is not None:
-            call_id = self.messages[-1]["tool_calls"][0]["id"]
-            self.messages.append({"role": "tool", "tool_call_id": call_id, "content": result})
+            self.turn_result(result)
         reply = self.model.complete(ModelRequest(list(self.messages)))
         self.messages.append(reply.to_message())
         return reply
@@ -205,6 +208,19 @@ def test_an_interrupted_episode_goes_on_from_its_messages() -> None:
     assert arguments(again)["new_str"] == "def squash(x):\n    return F.relu(x).square()"
 
 
+def test_a_full_run_that_crashed_is_corrected_with_its_log() -> None:
+    wrong, right = "def squash(x):\n    return F.elu(x)", "def squash(x):\n    return F.silu(x)"
+    episode = Episode("Use SiLU.", pick("net.py:squash"), fence(wrong), fence(right))
+    episode.turn()
+    episode.turn("edited net.py")
+    episode.turn(PASSED)
+    episode.turn_result('{"submitted": true}')
+    episode.messages.append({"role": "user", "content": "The full run has failed. Reason: the loss is NaN"})
+    again = episode.turn()
+    assert arguments(again) == {"path": "net.py", "old_str": wrong, "new_str": right}
+    assert "the loss is NaN" in episode.server.asked[-1]["messages"][-1]["content"]
+
+
 def test_a_part_that_occurs_twice_is_edited_in_the_right_place() -> None:
     text = "if True:\n    A = 1\nB = 2\nA = 1\n"
     model = GuidedModel("local/tiny", Given(pick("a.py:A"), value("3")))
@@ -247,6 +263,14 @@ def test_layers_made_in_forward_lost_methods_and_missing_numbers_are_found() -> 
     scaled = part.source.replace("squash(self.layer(x))", "3.0 * squash(self.layer(x))")
     assert "the idea says 0.3" in read_part(part, scaled, NET, "Scale the output by 0.3.").problem
     assert read_part(part, scaled, NET, "Scale the output by 3.").problem == ""
+
+
+def test_a_constant_that_got_lost_is_found_unless_a_new_call_takes_its_place() -> None:
+    part = next(part for part in outline("fit.py", FIT) if part.name == "rate")
+    lost = part.source.replace("PEAK * math.cos(fraction)", "3e-3 * (1 - fraction)")
+    assert "PEAK must still be used" in read_part(part, lost, FIT, "Use a straight line.").problem
+    replaced = part.source.replace("PEAK * math.cos(fraction)", "math.exp(-fraction)")
+    assert read_part(part, replaced, FIT, "Use an exponential.").problem == ""
 
 
 def test_repeated_imports_in_an_answer_do_no_harm() -> None:

@@ -95,8 +95,9 @@ def toy_patch(old: str, new: str) -> str:
     """A diff of the toy environment's train.py that replaces one text by another."""
     before = TOY_TRAIN.read_text()
     assert before.count(old) == 1
-    lines = (text.splitlines(keepends=True) for text in (before, before.replace(old, new)))
-    return "".join(difflib.unified_diff(*lines, "a/train.py", "b/train.py"))
+    after = before.replace(old, new)
+    lines = before.splitlines(keepends=True), after.splitlines(keepends=True)
+    return "".join(difflib.unified_diff(lines[0], lines[1], "a/train.py", "b/train.py"))
 
 
 @pytest.fixture

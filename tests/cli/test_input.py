@@ -48,7 +48,7 @@ def nothing_left(isolated: Path) -> bool:
 def test_wrong_input_is_told_in_one_line_with_a_way_on(
     xar: Any, isolated: Path, arguments: list[str], named: str, way_on: str
 ) -> None:
-    (xar.folder / "s.json").write_text("[]")
+    (xar.folder / "s.json").write_text('{"replies": []}')
     ended = xar(*arguments, "--json")
     assert ended.code == 2
     error, hint = ended.error_lines
@@ -101,10 +101,9 @@ def test_an_embedded_model_with_a_flipped_byte_is_refused(xar: Any, cache_dir: P
     assert "m.gguf" in ended.error_lines[0]
 
 
-def test_what_nobody_foresaw_is_one_line_too(xar: Any) -> None:
-    # A folder where a file should be: nothing in the program expects it.
+def test_a_script_that_is_a_folder_is_wrong_input_and_leaves_no_run(xar: Any, isolated: Path) -> None:
     (xar.folder / "s").mkdir()
     ended = xar("implement", IDEA, "--env", "toy", "--model", "scripted/s")
-    assert ended.code in (1, 2, 3)
-    assert ended.error_lines[0].startswith("error: ")
-    assert "Traceback" not in ended.err
+    assert ended.code == 2
+    assert any(line.startswith("error: cannot read the script s") for line in ended.error_lines)
+    assert nothing_left(isolated)

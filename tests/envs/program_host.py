@@ -17,7 +17,7 @@ from array import array
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 ENVS = Path(__file__).parents[2] / "envs"
 LAUNCH = "import runpy, sys; sys.path.append('.'); runpy.run_path('train.py', run_name='__main__')"
@@ -48,7 +48,7 @@ def make_workspace(env: str, folder: Path, edits: dict[str, tuple[str, str]] | N
 
 
 def serve_tokens(listener: socket.socket, tokens: array[int], budget: int, seed: int) -> None:
-    """Answer one connection by the stream's protocol; rows start at random places and never overlap."""
+    """Answer one connection by the stream's protocol; rows come from lanes in random order and never overlap."""
     connection, _ = listener.accept()
     left, lane = budget, 512
     with connection, connection.makefile("rb") as requests:
@@ -60,11 +60,12 @@ def serve_tokens(listener: socket.socket, tokens: array[int], budget: int, seed:
             if not 0 < length < lane:
                 connection.sendall(json.dumps({"error": f"length {length} is not possible"}).encode() + b"\n")
                 continue
-            n_rows = min(asked["rows"], left // length)
-            left -= n_rows * length
-            payload = b"".join(tokens[start : start + length + 1].tobytes() for start in starts[:n_rows])
-            starts = starts[n_rows:]
-            header = {"rows": n_rows, "length": length, "itemsize": 2, "left": left}
+            chosen = starts[: min(asked["rows"], left // length)]
+            left -= len(chosen) * length
+            payload = b"".join(tokens[start : start + length + 1].tobytes() for start in chosen)
+            rest = [start + length for start in chosen if start % lane + 2 * length < lane]
+            starts = starts[len(chosen) :] + rest
+            header = {"rows": len(chosen), "length": length, "itemsize": 2, "left": left}
             connection.sendall(json.dumps(header).encode() + b"\n" + payload)
 
 
@@ -94,7 +95,7 @@ def train(workspace: Path, train_bin: Path, *, budget: int, seed: int) -> Traine
     return Trained(done.returncode, done.stderr, workspace)
 
 
-def read_frame(reader: BinaryIO) -> tuple[dict[str, Any], bytes]:
+def read_frame(reader: IO[bytes]) -> tuple[dict[str, Any], bytes]:
     """One frame; a closed pipe is an error frame, as the product's host answers it."""
     line = reader.readline()
     if not line:
@@ -103,7 +104,7 @@ def read_frame(reader: BinaryIO) -> tuple[dict[str, Any], bytes]:
     return header, reader.read(header["nbytes"])
 
 
-def write_frame(writer: BinaryIO, header: dict[str, Any], payload: bytes = b"") -> None:
+def write_frame(writer: IO[bytes], header: dict[str, Any], payload: bytes = b"") -> None:
     """One frame."""
     writer.write(json.dumps(header).encode() + b"\n" + payload)
     writer.flush()
@@ -125,13 +126,17 @@ class Worker:
         assert self.process.stdout is not None
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
 
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
+        """End of input: the worker leaves."""
         self.stdin.close()
         self.process.wait(timeout=30)
         self.stdout.close()
+
+
+def close_all(workers: dict[str, Worker]) -> None:
+    """End the workers that the evaluator has not stopped."""
+    for worker in workers.values():
+        worker.close()
 
 
 def answer(
@@ -148,7 +153,7 @@ def answer(
         if len(data) > header["max_reply"]:
             return {"op": "error", "message": "the reply was too large", "nbytes": 0}, b""
         return reply, data
-    workers.pop(name).__exit__()
+    workers.pop(name).close()
     return {"op": "ok", "nbytes": 0}, b""
 
 
@@ -165,7 +170,7 @@ def evaluate(env: str, workspace: Path, val: Path, settings: dict[str, Any], **r
     with evaluator, ExitStack() as cleanup:
         assert evaluator.stdin is not None
         assert evaluator.stdout is not None
-        cleanup.callback(lambda: [worker.__exit__() for worker in workers.values()])
+        cleanup.callback(close_all, workers)
         while True:
             header, payload = read_frame(evaluator.stdout)
             if header["op"] in ("result", "error"):

@@ -91,7 +91,6 @@ def test_another_batch_and_block_size_spend_the_same_budget_and_end_at_the_final
     last = done.curve[-1]
     assert (last["step"], last["tokens"]) == (10, 7680)
     assert last["lr"] == pytest.approx(3e-4)
-    assert failed_checks(score(workspace, corpus)) == set()
 
 
 def test_an_honest_model_passes_every_check_and_has_learned(corpus: Path, trained: Path) -> None:
@@ -108,11 +107,6 @@ def test_a_bfloat16_model_with_a_sliding_window_passes_every_check(corpus: Path,
     window = "attn_mask=torch.ones(T, T, dtype=torch.bool).tril().triu(-15)"
     (workspace / "model.py").write_text(text.replace("is_causal=True", window))
     assert failed_checks(score(workspace, corpus)) == set()
-
-
-def test_an_average_over_the_whole_row_fails_the_prefix_audit(corpus: Path, trained: Path, tmp_path: Path) -> None:
-    workspace = with_edit(trained, tmp_path, "x = block(x)", "x = block(x) + 0.5 * x.mean(1, keepdim=True)")
-    assert failed_checks(score(workspace, corpus)) == {"prefix_audit"}
 
 
 def test_a_copy_of_the_next_token_in_one_row_of_twenty_fails_the_prefix_audit(

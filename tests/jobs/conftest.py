@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,12 +20,18 @@ SMALLER = {"budget = 40960": "budget = 4096", "val_tokens = 8192": "val_tokens =
 
 
 @pytest.fixture
-def toy_copy(tmp_path: Path) -> Path:
+def marker() -> str:
+    """A word in the command line of every training program of this test, to find those that are alive."""
+    return f"run-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def toy_copy(tmp_path: Path, marker: str) -> Path:
     """A folder with the toy environment at a tenth of its size, free to be changed."""
     folder = tmp_path / "envs" / "toy"
     shutil.copytree(load_env("toy").folder, folder, ignore=shutil.ignore_patterns("__pycache__", "baselines"))
     text = (folder / "env.toml").read_text()
-    for old, new in SMALLER.items():
+    for old, new in {**SMALLER, 'train = ["train.py"]': f'train = ["train.py", "{marker}"]'}.items():
         assert old in text
         text = text.replace(old, new)
     (folder / "env.toml").write_text(text)
@@ -55,7 +62,7 @@ Edit = Callable[..., str]
 
 @pytest.fixture
 def edit(bench: Bench) -> Edit:
-    """``edit({"train.py": ("old", "new")})`` -> tree of the base with that replaced; a plain string is the whole file."""
+    """``edit({"train.py": ("old", "new")})`` -> tree of the base with that replaced; a string is the whole file."""
 
     def make(changes: dict[str, tuple[str, str] | str]) -> str:
         with bench.scratch_folder("edit") as folder:

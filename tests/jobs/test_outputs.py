@@ -75,15 +75,12 @@ def test_an_out_folder_that_is_a_link_is_refused(workspace: Path, tmp_path: Path
     assert not follower.points
 
 
-def test_too_large_and_too_many_are_refused(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_and_too_many_are_refused(workspace: Path, tmp_path: Path) -> None:
     sparse = workspace / "out" / "checkpoint.pt"
     with sparse.open("wb") as file:
-        file.truncate(outputs.MAX_CHECKPOINT_BYTES + 1)
-    monkeypatch.setattr(outputs, "MAX_CHECKPOINT_BYTES", 5 << 20)
-    with sparse.open("wb") as file:
         file.truncate((5 << 20) + 1)
-    with pytest.raises(BadOutput, match="more than 5 MiB"):
-        collect_checkpoint(workspace, tmp_path / "a")
+    with pytest.raises(BadOutput, match="larger than allowed"):
+        collect_checkpoint(workspace, tmp_path / "a", max_bytes=5 << 20)
     sparse.unlink()
     for i in range(outputs.MAX_CHECKPOINT_FILES + 1):
         (workspace / "out" / f"checkpoint-{i}").write_text("x")
@@ -108,11 +105,10 @@ def test_the_curve_is_followed_while_it_grows_and_copied(workspace: Path, tmp_pa
     assert json.loads((tmp_path / "copy.jsonl").read_text().splitlines()[0])["lr"] == 0.1
 
 
-def test_an_endless_curve_is_cut_off(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outputs, "MAX_CURVE_BYTES", 10_000)
+def test_an_endless_curve_is_cut_off(workspace: Path, tmp_path: Path) -> None:
     path = workspace / "out" / "metrics.jsonl"
     path.write_text('{"step": 1, "tokens": 1, "loss": 1.0}\n' * 5000)
-    follower = CurveFollower(workspace, tmp_path / "copy")
+    follower = CurveFollower(workspace, tmp_path / "copy", max_bytes=10_000)
     follower.finish()
     assert len(follower.points) <= 10_000 // 38
     assert (tmp_path / "copy").stat().st_size <= 20_000

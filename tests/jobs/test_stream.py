@@ -7,7 +7,7 @@ import socket
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,16 @@ def served(budget: int = 1000, seed: int = 0, folder: Path | None = None) -> Ite
             yield server, client
         finally:
             client.close()
+
+
+def ends(step: Callable[[], object]) -> bool:
+    """Whether doing it again and again is refused at some time."""
+    try:
+        for _ in range(20_000):
+            step()
+    except (OSError, ValueError):
+        return True
+    return False
 
 
 def all_rows(budget: int, seed: int, rows: int, length: int) -> list[list[int]]:
@@ -164,11 +174,8 @@ def test_a_huge_number_of_rows_gets_the_budget_and_no_more() -> None:
 def test_a_flood_of_bytes_without_a_line_end_is_cut_off_and_others_go_on() -> None:
     with served(1000) as (server, client):
         flooder = Client(server.path)
-        with pytest.raises(OSError):  # noqa: PT011  (reset or broken pipe, as the kernel has it)
-            for _ in range(100_000):
-                flooder.send(b"x" * 4096)
+        assert ends(lambda: flooder.send(b"x" * 4096))
         flooder.close()
-        client.close()
         assert server.served == 0
 
 
@@ -211,10 +218,7 @@ def test_half_open_and_too_many_connections_hold_nobody_up() -> None:
 
 def test_a_client_that_errs_without_end_loses_the_stream() -> None:
     with served(1000) as (server, client):
-        with pytest.raises((OSError, json.JSONDecodeError)):
-            for _ in range(3000):
-                client.send(b"{}\n")
-                client.header()
+        assert ends(lambda: (client.send(b"{}\n"), client.header()))
         assert server.served == 0
 
 

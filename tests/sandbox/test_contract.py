@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,15 @@ def test_standard_input_arrives_as_bytes_and_ends(box: Sandbox) -> None:
     assert box.exec(["cat"]).output == ""
 
 
+def test_the_streams_can_be_opened_by_name(box: Sandbox, tmp_path: Path) -> None:
+    result = box.exec(["sh", "-c", "cat /dev/stdin > /dev/stdout; echo err > /dev/stderr"], stdin=b"in\n")
+    assert result.output == "in\nerr\n"
+    process = box.spawn(["sh", "-c", "cat /dev/stdin > /dev/stdout"], stderr_path=tmp_path / "e")
+    process.stdin.write(b"in\n")
+    process.stdin.close()
+    assert (process.stdout.read(), process.wait(10).output) == (b"in\n", "")
+
+
 def test_unicode_goes_both_ways(box: Sandbox) -> None:
     assert box.exec(["cat"], stdin="naïve 漢字 🧪".encode()).output == "naïve 漢字 🧪"
 
@@ -105,7 +116,7 @@ def test_the_environment_is_the_spec_and_nothing_else(open_box: OpenBox, planted
 def test_the_running_python_works_inside(box: Sandbox) -> None:
     result = box.exec([sys.executable, "-c", "import sys, json; print(sys.prefix)"])
     assert result.output.strip() == sys.prefix
-    assert box.exec(["python", "-c", "import sys; print(sys.prefix)"]).output.strip() == sys.prefix
+    assert box.exec(["python3", "-c", "import sys; print(sys.prefix)"]).output.strip() == sys.prefix
 
 
 def test_home_and_temporary_files_are_kept_between_commands(box: Sandbox) -> None:
@@ -278,6 +289,48 @@ def test_nothing_is_left_on_the_host_but_the_workspace(
     box.snapshot()
     box.close()
     assert list((tmp_path / "t").iterdir()) == []
+
+
+def test_what_a_killed_driver_left_behind_is_removed_later(
+    open_box: OpenBox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in ("xar-sandbox-dead", "xar-sandbox-young"):
+        (tmp_path / name / "tmp").mkdir(parents=True)
+        (tmp_path / name / "lock").touch()
+    os.utime(tmp_path / "xar-sandbox-dead", (0, 0))
+    first = open_box()
+    mine = {path.name for path in tmp_path.glob("xar-sandbox-*")}
+    assert len(mine) == 2
+    assert "xar-sandbox-dead" not in mine
+    for path in tmp_path.glob("xar-sandbox-*"):
+        os.utime(path, (0, 0))
+    open_box()
+    assert first.exec(["true"]).exit_code == 0
+    assert len(list(tmp_path.glob("xar-sandbox-*"))) == 2
+
+
+def test_commands_leave_no_descriptor_open(open_box: OpenBox, tmp_path: Path) -> None:
+    box = open_box()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for n in range(3):
+        box.exec(["true"])
+        box.write(f"a/b{n}", b"x")
+        box.read(f"a/b{n}")
+        box.snapshot()
+        box.spawn(["cat"], stderr_path=tmp_path / "e")
+    box.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) < before
+
+
+def test_many_sandboxes_run_side_by_side(open_box: OpenBox, tmp_path: Path) -> None:
+    folders = [tmp_path / str(n) for n in range(4)]
+    for folder in folders:
+        folder.mkdir()
+    boxes = [open_box(workspace=folder) for folder in folders]
+    with ThreadPoolExecutor(8) as pool:
+        shown = list(pool.map(lambda n: boxes[n % 4].exec(["echo", str(n)]).output, range(12)))
+    assert shown == [f"{n}\n" for n in range(12)]
 
 
 def test_the_probe_says_what_holds(backend: str) -> None:

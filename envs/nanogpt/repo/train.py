@@ -17,7 +17,7 @@ from torch import Tensor
 BATCH_SIZE = 32  # rows a step
 BLOCK_SIZE = 64  # tokens a row; the evaluator scores rows of 64
 LEARNING_RATE = 3e-3
-WARMUP_FRACTION = 0.05  # share of the budget in which the learning rate rises from 0
+WARMUP_FRACTION = 0.1  # share of the budget in which the learning rate rises from 0
 FINAL_LR_FRACTION = 0.1  # the last learning rate, in units of LEARNING_RATE
 WEIGHT_DECAY = 0.1  # on matrices only
 BETA1 = 0.9

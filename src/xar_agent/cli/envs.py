@@ -57,7 +57,7 @@ def show(name: str, as_json: bool, debug: bool) -> None:
     show_parts(result_console(), *page_of(spec))
 
 
-@command.command()
+@command.command(short_help="Measure the baseline on this machine.")
 @click.argument("name")
 @click.option("--preset", metavar="P", help="Preset. [default: the environment's first]")
 @click.option(
@@ -74,7 +74,7 @@ def show(name: str, as_json: bool, debug: bool) -> None:
 def calibrate(name: str, preset: str | None, seeds: int, sandbox: str | None, as_json: bool, debug: bool) -> None:
     """Measure the baseline on this machine: the unchanged repository over many seeds and several budgets."""
     from xar_agent.cli.live import Live
-    from xar_agent.cli.result import baseline_text
+    from xar_agent.cli.table import baseline_text
     from xar_agent.cli.terminal import print_json, progress_console, result_console, show_parts
 
     settings = settings_from(debug, sandbox=sandbox)
@@ -134,7 +134,7 @@ def table_of(specs: list[EnvSpec]) -> RenderableType:
 def page_of(spec: EnvSpec) -> list[RenderableType]:
     """Everything about one environment that a person who has an idea wants to know."""
     from xar_agent.analysis.text import duration
-    from xar_agent.cli.result import baseline_text
+    from xar_agent.cli.table import baseline_text
     from xar_agent.cli.terminal import facts_grid
     from xar_agent.jobs.baseline import baseline_for
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ID_DIGITS = 10
 
 
-@click.command(name="evaluate")
+@click.command(name="evaluate", short_help="Train and score a diff of your own.")
 @click.argument("patch")
 @click.option("--env", metavar="NAME", required=True, help="Environment that the diff belongs to.")
 @click.option("--preset", metavar="P", help="Size of the environment. [default: its first]")
@@ -35,7 +35,7 @@ def command(patch: str, first_seed: int, run_name: str | None, as_json: bool, de
     from xar_agent.cli.live import Live
     from xar_agent.cli.plan import make_plan
     from xar_agent.cli.prepare import open_run, prepared_bench
-    from xar_agent.cli.result import print_result
+    from xar_agent.cli.table import print_result
     from xar_agent.cli.terminal import progress_console
 
     start_logging(debug=debug)

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from xar_agent.jobs.worker import JobEvent
     from xar_agent.sandbox.protocol import Patch
 
+AGENT = "agent"
+"""Key of the bar that moves while the model thinks."""
+
 
 def show_setting(live: Live, plan: Plan) -> None:
     """Before anything takes time: which model, which environment, which sandbox, and what they can do."""
     from xar_agent.cli.plan import about_model, about_sandbox
-    from xar_agent.cli.result import baseline_text
+    from xar_agent.cli.table import baseline_text
     from xar_agent.jobs.baseline import baseline_for
 
     if plan.model is not None:
@@ -44,12 +47,19 @@ def show_event(live: Live, event: object) -> None:
         style = "" if event.ok else "yellow"
         text = step_text(event.tool, event.line, event.duration_s, width=live.console.width)
         live.line(f"step {event.step}", text, style)
+        show_thinking(live, event.step + 1)
     elif isinstance(event, Patch):
+        live.finish(AGENT)
         show_patch(live, event)
     elif isinstance(event, SmokeReport):
         show_smoke(live, event)
     elif isinstance(event, JobEvent):
         show_job(live, event)
+
+
+def show_thinking(live: Live, step: int, note: str = "") -> None:
+    """The model is asked; how long it takes nobody knows."""
+    live.busy(AGENT, "agent", f"step {step}: the model is at work{note}")
 
 
 def show_patch(live: Live, patch: Patch) -> None:

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from xar_agent.cli.plan import Plan
     from xar_agent.cli.result import Result
 
+FIRST_LOCAL_ANSWER = " (its first answer takes a minute or two)"
 
-@click.command(name="implement")
+
+@click.command(name="implement", short_help="Carry out an idea, train the result and score it.")
 @click.argument("idea")
 @click.option("--env", metavar="NAME", help="Environment to work in. [default: nanogpt]")
 @click.option("--preset", metavar="P", help="Size of the environment. [default: its first]")
@@ -39,10 +41,13 @@ def command(
     debug: bool,
     **flags: Any,
 ) -> int:
-    """Let an agent carry out IDEA, train the result in full, and score it against the baseline."""
+    """Let an agent carry out IDEA, train the result in full, and score it against the baseline.
+
+    For instance: xar-agent implement "Raise the peak learning rate to 6e-3"
+    """
     from xar_agent.cli.live import Live
     from xar_agent.cli.plan import make_plan, say_plan
-    from xar_agent.cli.result import print_result
+    from xar_agent.cli.table import print_result
     from xar_agent.cli.terminal import progress_console
 
     start_logging(debug=debug)
@@ -71,7 +76,7 @@ def carry_out(live: Live, plan: Plan) -> Result:
     """Everything that takes time, shown as it happens, recorded in a run of its own."""
     from xar_agent.agent.choose import open_model
     from xar_agent.agent.run import run_idea
-    from xar_agent.cli.events import show_event, show_setting
+    from xar_agent.cli.events import show_event, show_setting, show_thinking
     from xar_agent.cli.interrupt import deadline, interruptible
     from xar_agent.cli.prepare import model_ready, open_run, prepared_bench
     from xar_agent.cli.result import result_of
@@ -84,6 +89,7 @@ def carry_out(live: Live, plan: Plan) -> Result:
         model_ready(live, plan.model)
         bench = prepared_bench(live, plan.env, plan.preset, plan.settings.sandbox, store.dir)
         model = open_model(plan.model, log_dir=store.dir)
+        show_thinking(live, 1, FIRST_LOCAL_ANSWER if plan.model.kind == "local" else "")
         try:
             outcome = run_idea(
                 plan.idea,

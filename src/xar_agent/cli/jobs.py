@@ -172,7 +172,7 @@ def job_json(run: str, job: Job) -> dict[str, Any]:
 def facts_of(store: RunStore, job: Job) -> list[tuple[str, str]]:
     """Label and text of what a person wants to know about a job."""
     from xar_agent.analysis.text import duration
-    from xar_agent.cli.result import shown
+    from xar_agent.cli.table import shown
 
     rows = [("job", job.id), ("run", store.name), ("environment", f"{job.spec.env}/{job.spec.preset}")]
     rows += [("seed", str(job.spec.seed)), ("state", f"{job.state} (attempt {job.attempt})")]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PLAIN_INTERVAL_S = 10.0
 """Between two progress lines where bars cannot be redrawn."""
+TOOL_WIDTH = 11
+MIN_STEP_COLUMNS, MAX_STEP_COLUMNS = 20, 70
 REPEATED_BY_HEADLINE = ("diff --git ", "index ")
 PATCH_LINES = 60
 """Longer patches are shown up to here; the file has them whole."""
@@ -90,6 +92,11 @@ class Live:
             bar.printed_at, bar.printed = now, share + text
             self.line(label, share + text)
 
+    def busy(self, key: str, label: str, text: str) -> None:
+        """Show on a terminal that something is under way whose length is not known."""
+        if is_live(self.console):
+            self.advance(key, label, 0, None, text)
+
     def redraw(self, bar: Bar, done: float, total: float | None, text: str) -> None:
         """Move a bar on a terminal; the first one starts the display."""
         if self.progress is None:
@@ -126,13 +133,14 @@ class Live:
 
 def new_progress(console: Console) -> Progress:
     """A bar that shrinks with the terminal and goes away when it is done."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
     from rich.table import Column
 
     return Progress(
         TextColumn("{task.description}", style="dim", markup=False, table_column=Column(no_wrap=True)),
         BarColumn(bar_width=24),
         TaskProgressColumn(),
+        TimeElapsedColumn(),
         TextColumn("{task.fields[detail]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
         console=console,
         transient=True,
@@ -141,8 +149,10 @@ def new_progress(console: Console) -> Progress:
 
 
 def step_text(tool: str, what: str, duration_s: float, *, width: int) -> str:
-    """``edit_file  train.py: 1 line     0.2 s``: the duration stands at the right where there is room."""
+    """``edit_file    train.py: 1 line     0.2 s``: in columns where there is room for them."""
     took = duration(duration_s)
-    room = max(width - LABEL_WIDTH - len(took) - 4, 20)
-    left = one_line(f"{tool:<11} {what}" if what else tool, room)
-    return f"{left:<{min(room, 72)}}  {took}"
+    room = width - LABEL_WIDTH - TOOL_WIDTH - len(took) - 4
+    if room < MIN_STEP_COLUMNS:
+        return one_line(f"{tool} {what} ({took})", 400)
+    column = min(room, MAX_STEP_COLUMNS)
+    return f"{one_line(tool, TOOL_WIDTH):<{TOOL_WIDTH}}  {one_line(what, column):<{column}}  {took}"

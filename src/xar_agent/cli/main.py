@@ -25,7 +25,8 @@ from xar_agent.redact import redact
 VERBS = ("implement", "evaluate", "replay", "envs", "runs", "models", "jobs")
 """In the order of ``--help``; each is ``xar_agent.cli.<verb>.command``, imported when it is needed."""
 
-PIPE_CLOSED_EXIT = 128 + signal.SIGPIPE
+PIPE_CLOSED_EXIT = 1
+"""As click has it: whoever read the result went away before its end."""
 
 
 class LazyGroup(click.Group):

@@ -185,12 +185,16 @@ def check_resumed(plan: Plan) -> None:
     """A run of this name may go on, if it is the same undertaking.
 
     Raises:
-        UserError: it is about something else.
+        UserError: it is about something else, or the name cannot be one.
     """
-    from xar_agent.jobs.runs import RUN_FILE, read_run_file
+    from xar_agent.jobs.runs import NAME, RUN_FILE, read_run_file
 
     folder = plan.run_dir
-    if folder is None or not (folder / RUN_FILE).exists():
+    if plan.run_name is None or folder is None:
+        return
+    if not NAME.fullmatch(plan.run_name):
+        raise UserError(f"{plan.run_name!r} is not a name for a run", "use letters, digits, dot, dash and underscore")
+    if not (folder / RUN_FILE).exists():
         return
     begun = read_run_file(folder).get("settings") or {}
     now = plan.record()
@@ -202,7 +206,7 @@ def check_resumed(plan: Plan) -> None:
 
 def say_plan(plan: Plan, *, as_json: bool) -> None:
     """``--dry-run``: what would be done; nothing is started, downloaded or written."""
-    from xar_agent.cli.result import shown
+    from xar_agent.cli.table import shown
     from xar_agent.cli.terminal import facts_grid, print_json, result_console, show_parts
 
     wanted = plan.env.preset(plan.preset)

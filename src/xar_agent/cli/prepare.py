@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from xar_agent.analysis.text import size
 from xar_agent.cli.live import Live
-from xar_agent.errors import ServiceMissing, StoreError, UserError
+from xar_agent.cli.table import shown
+from xar_agent.errors import Interrupted, ModelUnavailable, ServiceMissing, StoreError, UserError
 
 if TYPE_CHECKING:
     from xar_agent.agent.choose import ModelChoice
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from xar_agent.jobs.runs import RunStore
 
 
+CONNECT_S = 10.0
 MIN_FREE_BYTES = 64 << 20
 """Checkouts, a checkpoint and logs of one small run; with less, a full disk would look like the idea's fault."""
 
@@ -59,6 +63,9 @@ def open_run(plan: Plan) -> Iterator[RunStore]:
                 store.close()
                 shutil.rmtree(store.dir)
             raise
+        except (KeyboardInterrupt, Interrupted) as error:
+            hint = f"the same command with --run {store.name} goes on from there"
+            raise Interrupted(f"interrupted; the record is in {shown(store.dir)}", hint) from error
 
 
 def prepared_bench(live: Live, env: EnvSpec, preset: str, backend: str, run_dir: Path) -> Bench:
@@ -80,12 +87,29 @@ def prepared_bench(live: Live, env: EnvSpec, preset: str, backend: str, run_dir:
 
 
 def model_ready(live: Live, choice: ModelChoice | None) -> None:
-    """Download the embedded model's file when it is the one in use and not there yet.
+    """Download the embedded model's file when it is needed and not there; see that a named server is up.
 
     Raises:
-        ModelUnavailable: it cannot be had, or is damaged.
+        ModelUnavailable: the file cannot be had, or is damaged; nothing listens at the server's address.
     """
     from xar_agent.cli.models import fetched
 
     if choice is not None and choice.kind == "local":
         fetched(live, choice.name.removeprefix("local/"))
+    elif choice is not None and choice.api_base:
+        reach(choice.api_base)
+
+
+def reach(url: str) -> None:
+    """Connect once: the retries of a real request would make a wrong address cost half a minute.
+
+    Raises:
+        ModelUnavailable: nothing listens there.
+    """
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=CONNECT_S).close()
+    except OSError as error:
+        hint = "start it, correct OPENAI_BASE_URL, or name another model with --model"
+        raise ModelUnavailable(f"no server answers at {url}: {error.strerror or error}", hint) from error

@@ -20,15 +20,16 @@ object with `--json`), progress and logs to stderr.
 """
 
 
-def commands(command: click.Command, path: str) -> Iterator[tuple[str, str]]:
+def commands(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
     """Each command's path with its help text, parents first."""
-    context = click.Context(command, info_name=path, terminal_width=WIDTH, max_content_width=WIDTH)
-    yield path, command.get_help(context)
+    settings = {**command.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+    context = click.Context(command, info_name=name, parent=parent, **settings)
+    yield context.command_path, command.get_help(context)
     if isinstance(command, click.Group):
-        for name in command.list_commands(context):
-            child = command.get_command(context, name)
+        for child_name in command.list_commands(context):
+            child = command.get_command(context, child_name)
             assert child is not None
-            yield from commands(child, f"{path} {name}")
+            yield from commands(child, child_name, context)
 
 
 def reference() -> str:

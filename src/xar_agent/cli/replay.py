@@ -9,7 +9,7 @@ import click
 from xar_agent.cli.options import AS_JSON, DEBUG, settings_from
 
 
-@click.command(name="replay")
+@click.command(name="replay", short_help="Look at a recorded episode, or check it against today's harness.")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--mode",
@@ -31,13 +31,15 @@ def view(path: Path, *, as_json: bool) -> int:
     """Show the record; no model, no sandbox, no import of either."""
     from xar_agent.analysis.episode import read_episode
     from xar_agent.analysis.replay_view import episode_json, show_episode
-    from xar_agent.cli.terminal import print_json, result_console
+    from xar_agent.cli.terminal import print_json, result_console, trimmed
 
     episode = read_episode(path)
     if as_json:
         print_json(episode_json(episode))
-    else:
-        show_episode(result_console(), episode)
+        return 0
+    console = result_console()
+    with trimmed(console):
+        show_episode(console, episode)
     return 0
 
 

@@ -27,7 +27,7 @@ def command() -> None:
 @common_to_readers
 def list_(runs_dir: str | None, as_json: bool, debug: bool) -> None:
     """List the runs, newest first."""
-    from xar_agent.cli.result import shown
+    from xar_agent.cli.table import shown
     from xar_agent.cli.terminal import print_json, result_console, show_parts
     from xar_agent.jobs.runs import list_runs
 
@@ -132,7 +132,7 @@ def table_of(runs: tuple[RunSummary, ...]) -> RenderableType:
 
 def page_of(store: RunStore, candidates: tuple[Candidate, ...]) -> list[RenderableType]:
     """What was run, its ideas, and the commands that go on from here."""
-    from xar_agent.cli.result import shown
+    from xar_agent.cli.table import shown
     from xar_agent.cli.terminal import facts_grid
 
     settings = store.record.get("settings") or {}
@@ -152,7 +152,7 @@ def candidates_table(candidates: tuple[Candidate, ...]) -> RenderableType:
     from rich.text import Text
 
     from xar_agent.analysis.text import one_line
-    from xar_agent.cli.result import VERDICT_STYLES
+    from xar_agent.cli.table import VERDICT_STYLES
     from xar_agent.cli.terminal import listing
 
     table = listing("idea", "score", "against baseline", "seeds", "result", "what was tried")
@@ -170,7 +170,7 @@ def candidates_table(candidates: tuple[Candidate, ...]) -> RenderableType:
 
 def next_commands(store: RunStore, candidates: tuple[Candidate, ...]) -> list[str]:
     """What a person may want to do with the best idea, or with the one that failed."""
-    from xar_agent.cli.result import typed
+    from xar_agent.cli.table import typed
 
     if not candidates:
         return []
@@ -180,7 +180,8 @@ def next_commands(store: RunStore, candidates: tuple[Candidate, ...]) -> list[st
         folder = (store.dir / best.implementation.trajectory_path).parent
         patch = store.dir / best.implementation.patch_path
         commands.append(f"replay it:      xar-agent replay {typed(folder)}")
-        commands.append(f"measure again:  xar-agent evaluate {typed(patch)} --env {best.idea.env} --seeds 3")
+        if patch.is_file() and patch.stat().st_size > 0:
+            commands.append(f"measure again:  xar-agent evaluate {typed(patch)} --env {best.idea.env} --seeds 3")
     if best.jobs:
         commands.append(f"read its log:   xar-agent jobs logs {best.jobs[-1].id} --run {typed(store.dir)}")
     return commands

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from xar_agent.analysis.text import printable
@@ -74,10 +75,17 @@ def listing(*headings: str) -> Table:
     return table
 
 
-def show_parts(console: Console, *parts: RenderableType) -> None:
-    """Print parts under each other; into a file or a pipe without the blanks that fill a table's columns."""
+@contextmanager
+def trimmed(console: Console) -> Iterator[None]:
+    """What is printed meanwhile comes out at the end; in a file or a pipe without the blanks that fill columns."""
     with console.capture() as captured:
-        console.print(*parts, sep="\n")
+        yield
     lines = captured.get().splitlines()
     console.file.write("".join(f"{line if console.is_terminal else line.rstrip()}\n" for line in lines))
     console.file.flush()
+
+
+def show_parts(console: Console, *parts: RenderableType) -> None:
+    """Print parts under each other."""
+    with trimmed(console):
+        console.print(*parts, sep="\n")

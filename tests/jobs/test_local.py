@@ -1,0 +1,201 @@
+"""The engine: every state on record, nothing run twice, nothing alive after its driver."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from xar_agent.jobs.bench import Bench
+from xar_agent.jobs.local import LocalEngine, cache_key, idempotency_key
+from xar_agent.jobs.runs import RunStore, request_cancel
+from xar_agent.jobs.types import FailureClass, JobSpec, JobState
+from xar_agent.jobs.worker import JobEvent
+
+Edit = Callable[..., str]
+Wish = Callable[..., JobSpec]
+SLOW = {"train.py": ("step += 1", "step += 1; import time; time.sleep(1.0)")}
+
+DRIVER = """
+import sys
+from pathlib import Path
+from xar_agent.envs.spec import EnvSpec
+from xar_agent.jobs.bench import open_bench
+from xar_agent.jobs.local import LocalEngine
+from xar_agent.jobs.runs import RunStore
+from xar_agent.jobs.types import JobSpec
+from xar_agent.sandbox import tree
+
+env, runs, backend, pause = EnvSpec(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
+with RunStore.open_or_create(runs, "run", {}) as store:
+    bench = open_bench(env, "default", backend, store.dir)
+    with bench.scratch_folder("edit") as folder:
+        workspace = bench.checkout(bench.base_tree, folder)
+        path = workspace / "train.py"
+        path.write_text(path.read_text().replace("step += 1", f"step += 1; import time; time.sleep({pause})"))
+        changed = tree.snapshot(bench.git_store, workspace)
+    spec = JobSpec("run", "idea", env.name, "default", 1, bench.diff(changed), changed)
+    with LocalEngine(store, bench) as engine:
+        job = engine.submit(spec)
+        print(job.id, flush=True)
+        (job,) = engine.wait([job.id], lambda event: print(event.kind, flush=True))
+        print(job.state, job.attempt, job.evaluation is not None, flush=True)
+"""
+
+
+def alive(marker: str) -> set[int]:
+    """Processes with the word in their command line, here or inside a sandbox."""
+    return {p.pid for p in psutil.process_iter(["cmdline"]) if marker in (p.info["cmdline"] or [])}
+
+
+def test_a_job_goes_from_patch_to_record(store: RunStore, bench: Bench, edit: Edit, wish: Wish) -> None:
+    events: list[JobEvent] = []
+    with LocalEngine(store, bench) as engine:
+        job = engine.submit(wish(edit({"train.py": ("LEARNING_RATE = 1.0", "LEARNING_RATE = 3.0")})))
+        (done,) = engine.wait([job.id], events.append)
+    assert done.state is JobState.SUCCEEDED, done.failure
+    found = done.evaluation
+    assert found is not None
+    assert found.valid
+    assert found.value is not None
+    assert 0 < found.value < 5
+    assert (found.tokens, found.seed, found.reasons) == (4096, 1, ())
+    assert found.train_cpu_s > 0
+    assert 0.3 < found.compute_ratio < 3
+    assert [check.name for check in found.checks] == ["shape", "finite", "normalised", "prefix_audit", "stateless"]
+    kinds = [event.kind for event in events if event.kind != "metric"]
+    assert kinds == ["started", "training_done", "evaluating", "done"]
+    job_dir = store.job_dir(job.id)
+    record = json.loads((job_dir / "evaluation.json").read_text())
+    assert (record["value"], record["attempt"]) == (found.value, 1)
+    assert record["audit_seed"] >= 0
+    assert json.loads((job_dir / "spec.json").read_text())["tree"] == found.tree
+    assert (job_dir / "metrics.jsonl").read_text().count("\n") == 4
+    assert (job_dir / "stdout.log").exists()
+    assert not list(bench.scratch.iterdir())
+
+
+def test_the_same_wish_is_one_job_and_the_same_tree_is_measured_once(store: RunStore, bench: Bench, wish: Wish) -> None:
+    spec, other_idea = wish(bench.base_tree), wish(bench.base_tree, idea_id="other")
+    assert idempotency_key(spec, bench) != idempotency_key(other_idea, bench)
+    assert cache_key(spec, bench) == cache_key(other_idea, bench)
+    with LocalEngine(store, bench, parallel=2) as engine:
+        ids = [engine.submit(spec).id for _ in range(3)]
+        assert len(set(ids)) == 1
+        (first,) = engine.wait(ids[:1])
+        begun = time.monotonic()
+        again = engine.submit(spec)
+        (copied,) = engine.wait([engine.submit(other_idea).id])
+        assert time.monotonic() - begun < 1
+    assert again == first
+    assert copied.id != first.id
+    assert copied.evaluation == first.evaluation
+    assert len(store.jobs()) == 2
+
+
+def test_the_same_seed_gives_the_same_score_and_another_seed_another(store: RunStore, bench: Bench, wish: Wish) -> None:
+    with LocalEngine(store, bench) as engine:
+        jobs = engine.wait([engine.submit(wish(bench.base_tree, seed)).id for seed in (1, 2)])
+    one, two = (job.evaluation.value for job in jobs if job.evaluation)
+    assert one != two
+    with RunStore.create(store.dir.parent, "second", {}) as fresh, LocalEngine(fresh, bench) as engine:
+        (again,) = engine.wait([engine.submit(wish(bench.base_tree, 1)).id])
+    assert again.evaluation is not None
+    assert again.evaluation.value == one
+
+
+@pytest.mark.parametrize("backend", ["process"], indirect=True)
+def test_a_failed_job_stays_failed_and_says_why(store: RunStore, bench: Bench, edit: Edit, wish: Wish) -> None:
+    spec = wish(edit({"train.py": ("step += 1", "step += 1 / 0")}))
+    with LocalEngine(store, bench) as engine:
+        (job,) = engine.wait([engine.submit(spec).id])
+        assert engine.submit(spec) == job
+    assert job.state is JobState.FAILED
+    assert job.failure is not None
+    assert (job.failure.kind, job.failure.file) == (FailureClass.CODE, "train.py")
+    assert job.evaluation is None
+
+
+def test_cancelling_ends_a_running_job_and_submitting_again_makes_a_new_attempt(
+    store: RunStore, bench: Bench, edit: Edit, wish: Wish, marker: str
+) -> None:
+    spec = wish(edit(SLOW))
+    with LocalEngine(store, bench) as engine:
+        job = engine.submit(spec)
+        started = threading.Event()
+        waiting = threading.Thread(target=engine.wait, args=([job.id], lambda e: e.kind == "metric" and started.set()))
+        waiting.start()
+        assert started.wait(30)
+        assert alive(marker)
+        begun = time.monotonic()
+        request_cancel(store.dir, job.id)
+        waiting.join(10)
+        assert not waiting.is_alive()
+        assert time.monotonic() - begun < 5
+        assert store.job(job.id).state is JobState.CANCELLED
+        assert not alive(marker)
+        again = engine.submit(spec)
+        assert (again.id, again.attempt, again.state) == (job.id, 2, JobState.QUEUED)
+    assert store.job(job.id).state is JobState.CANCELLED
+
+
+def test_a_tree_that_the_patch_does_not_give_is_refused(store: RunStore, bench: Bench, edit: Edit, wish: Wish) -> None:
+    one, two = wish(edit({"train.py": ("BATCH_SIZE = 8", "BATCH_SIZE = 4")})), wish(bench.base_tree)
+    mixed = JobSpec(one.run, "idea", one.env, one.preset, 1, two.patch, one.tree)
+    with LocalEngine(store, bench) as engine:
+        (job,) = engine.wait([engine.submit(mixed).id])
+    assert job.failure is not None
+    assert job.failure.kind is FailureClass.INTEGRITY
+
+
+def start_driver(toy_copy: Path, runs_dir: Path, backend: str, pause: float) -> subprocess.Popen[str]:
+    """A driver of its own, as the command line would be."""
+    command = [sys.executable, "-c", DRIVER, str(toy_copy), str(runs_dir), backend, str(pause)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def read_until(driver: subprocess.Popen[str], word: str) -> list[str]:
+    """What it printed up to a line that begins with the word."""
+    assert driver.stdout
+    lines = []
+    for line in driver.stdout:
+        lines.append(line.strip())
+        if line.startswith(word):
+            return lines
+    assert driver.stderr
+    pytest.fail(f"the driver ended: {lines} {driver.stderr.read()}")
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_outlives_the_driver_and_the_same_command_goes_on(
+    toy_copy: Path, runs_dir: Path, backend: str, ending: signal.Signals, marker: str
+) -> None:
+    with start_driver(toy_copy, runs_dir, backend, 0.2) as driver:
+        read_until(driver, "metric")
+        assert alive(marker)
+        driver.send_signal(ending)
+        driver.communicate(timeout=20)
+    deadline = time.monotonic() + 5
+    while (left := alive(marker)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+    with RunStore.open(runs_dir, "run", read_only=True) as reader:
+        state = reader.jobs()[0].state
+    assert state is (JobState.RUNNING if ending is signal.SIGKILL else JobState.CANCELLED)
+    RunStore.open(runs_dir, "run").close()
+    with RunStore.open(runs_dir, "run", read_only=True) as reader:
+        job = reader.jobs()[0]
+    assert job.state is (JobState.LOST if ending is signal.SIGKILL else JobState.CANCELLED)
+    assert job.failure is not None
+    assert job.failure.kind is FailureClass.INFRA
+    with start_driver(toy_copy, runs_dir, backend, 0.2) as driver:
+        out, err = driver.communicate(timeout=120)
+    assert out.splitlines()[-1] == "succeeded 2 True", err
