@@ -41,7 +41,7 @@ demo: setup
 	$(BIN)/xar-agent implement "$(IDEA)" $(DEMO_FLAGS)
 
 docs: dev
-	$(BIN)/python docs/write_cli.py
+	$(BIN)/python -m xar_agent.cli.reference > docs/cli.md
 
 soak: dev
 	$(BIN)/python -m pytest -m soak $(PYTEST_FLAGS)

@@ -189,6 +189,7 @@ def open_model(
         from xar_agent.agent.scripted import ScriptedModel
 
         return ScriptedModel.from_file(Path(choice.name.removeprefix(SCRIPTED_PREFIX)))
+    from xar_agent.agent.json_actions import JsonActionModel
     from xar_agent.agent.model import LitellmModel
 
-    return LitellmModel(choice.name, api_base=choice.api_base)
+    return JsonActionModel(LitellmModel(choice.name, api_base=choice.api_base), detect=True)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from xar_agent.agent.recorder import Recorder
 from xar_agent.agent.state import State, add_bill, fold, reply_from
-from xar_agent.agent.trajectory import FILE_NAME, Event, active_path, last_complete, read_trajectory
+from xar_agent.agent.trajectory import FILE_NAME, Event, TrajectoryWriter, active_path, last_complete, read_trajectory
 from xar_agent.agent.types import Idea, Implementation, Usage
 from xar_agent.errors import StoreError
 from xar_agent.jobs.bench import Bench
 from xar_agent.jobs.records import dump, load
-from xar_agent.jobs.types import SmokeReport
+from xar_agent.jobs.types import Job, SmokeReport
 from xar_agent.redact import redact
 from xar_agent.sandbox import objects
 from xar_agent.sandbox.protocol import Patch
@@ -46,7 +47,7 @@ def read_events(episode_dir: Path) -> list[Event]:
 
 def restore(events: list[Event]) -> Restored | None:
     """The episode's state after its last complete step, or None when there is nothing to go on from."""
-    path = active_path(events)
+    path = [event for event in active_path(events) if event.type != "job"]
     ended = path[-1] if path and path[-1].type == "run_end" else None
     final = ended if ended is not None and not ended.data["resumable"] else None
     last = final or last_complete(events)
@@ -61,7 +62,7 @@ def restore(events: list[Event]) -> Restored | None:
     state.usage = usage
     return Restored(
         state=state,
-        event_id=last.id,
+        event_id=events[-1].id if final else last.id,
         base=kept[0].data["base"],
         calls=sum(event.type == "tool_call" for event in events),
         smoke=last_smoke(kept),
@@ -102,6 +103,29 @@ def save_outcome(implementation: Implementation, recorder: Recorder, folder: Pat
         resumable=resumable,
     )
     recorder.sync()
+
+
+def record_jobs(folder: Path, run_id: str, jobs: Sequence[Job]) -> None:
+    """Add what became of the full runs to the episode's story; what is told already is not told again."""
+    told = [event.data for event in read_events(folder) if event.type == "job"]
+    writer = TrajectoryWriter(folder, run_id)
+    for job in jobs:
+        evaluation = job.evaluation
+        entry = {
+            "job_id": job.id,
+            "attempt": job.attempt,
+            "seed": job.spec.seed,
+            "tree": job.spec.tree,
+            "state": job.state.value,
+            "failure": job.failure.kind.value if job.failure else None,
+            "reason": job.failure.reason if job.failure else "",
+            "value": evaluation.value if evaluation else None,
+            "valid": evaluation.valid if evaluation else None,
+        }
+        if entry not in told:
+            writer.append("job", **entry)
+    writer.sync()
+    writer.close()
 
 
 def load_implementation(idea: Idea, bench: Bench, folder: Path) -> Implementation:

@@ -18,7 +18,6 @@ from xar_agent.agent.guided_calls import Answerer, Calls
 from xar_agent.agent.guided_code import UNCHANGED, read_part
 from xar_agent.agent.guided_history import MAX_PROBLEM_CHARS, Step, later_words, read_steps, refusal_of, smoke_problem
 from xar_agent.agent.guided_prompts import (
-    VALUE_SCHEMA,
     Chat,
     correction,
     pick_chat,
@@ -27,8 +26,9 @@ from xar_agent.agent.guided_prompts import (
     read_json_field,
     rewrite_chat,
     value_chat,
+    value_schema,
 )
-from xar_agent.agent.guided_values import apply_value
+from xar_agent.agent.guided_values import apply_value, stated_values
 from xar_agent.agent.messages import ContextOverflow, ModelProtocol, ModelReply, ModelRequest, ToolCall
 from xar_agent.agent.outline import Part, assigned_expressions, outline, outline_files, splice
 
@@ -209,7 +209,9 @@ class GuidedModel:
 
     def _ask_part(self, draft: Draft) -> str:
         if draft.part.kind == "constant":
-            text = self._calls.ask("value", draft.chat, slot=VALUE_SLOT, max_tokens=VALUE_TOKENS, schema=VALUE_SCHEMA)
+            # A wrong first answer is mostly arithmetic with a number that was meant as it stands.
+            schema = value_schema(stated_values(self._idea) if draft.answer else ())
+            text = self._calls.ask("value", draft.chat, slot=VALUE_SLOT, max_tokens=VALUE_TOKENS, schema=schema)
             return read_json_field(text, "value")
         max_tokens = 2 * len(draft.part.source) // CHARS_PER_TOKEN + 200
         text = self._calls.ask("rewrite", draft.chat, slot=REWRITE_SLOT, max_tokens=max_tokens, stop=["\n```"])

@@ -12,11 +12,6 @@ from xar_agent.prompts import render
 
 TURN = re.compile(r"^<<(system|user|assistant)>>\n", re.MULTILINE)
 MAX_RECIPES = 3
-VALUE_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"value": {"type": "string", "maxLength": 60}},
-    "required": ["value"],
-}
 Chat = list[dict[str, str]]
 
 
@@ -40,6 +35,12 @@ def pick_schema(parts: Sequence[Part]) -> dict[str, Any]:
 def value_chat(idea: str, part: Part) -> Chat:
     """Which value must this constant have?"""
     return chat("guided_value", idea=idea, line=part.source)
+
+
+def value_schema(choices: Sequence[str] = ()) -> dict[str, Any]:
+    """Any short text, or one of these."""
+    value = {"enum": list(choices)} if choices else {"type": "string", "maxLength": 60}
+    return {"type": "object", "properties": {"value": value}, "required": ["value"]}
 
 
 def rewrite_chat(idea: str, part: Part, *, imports: Sequence[str], constants: Sequence[str]) -> Chat:

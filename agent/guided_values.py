@@ -155,6 +155,13 @@ def stated_numbers(idea: str) -> list[tuple[str, tuple[float, ...]]]:
     return found
 
 
+def stated_values(idea: str) -> list[str]:
+    """The new values that the idea names as literals, unless they may be relative to the old value ("2 more")."""
+    if RELATIVE.search(idea):
+        return []
+    return [f"{meaning:.10g}" for _, meanings in stated_numbers(idea) for meaning in meanings]
+
+
 def value_problem(idea: str, old: float, new: float, written: set[float]) -> str:
     """Why the new value cannot be what the idea asks for, or ""."""
     stated = stated_numbers(idea)

@@ -31,6 +31,7 @@ from xar_agent.errors import UserError, XarError
 from xar_agent.jobs.bench import Bench
 from xar_agent.sandbox import open_sandbox
 from xar_agent.sandbox.protocol import Patch, Sandbox
+from xar_agent.store import store_errors
 
 if TYPE_CHECKING:
     from xar_agent.agent.loop import Ending
@@ -96,12 +97,17 @@ def implement(
         idea, bench, model, limits, episode_dir, parent, on_step, cancel, run_id or episode_dir.name, submit, feedback
     )
     past = restore(read_events(episode_dir))
-    if past is not None:
-        if past.base != bench.base_tree:
-            hint = "use another --run, or install the version that began it"
-            raise UserError(f"{episode_dir} was begun with another version of environment {bench.env.name!r}", hint)
-        if not feedback and not may_go_on(past):
-            return load_implementation(idea, bench, episode_dir)
+    if past is not None and past.base != bench.base_tree:
+        hint = "use another --run, or install the version that began it"
+        raise UserError(f"{episode_dir} was begun with another version of environment {bench.env.name!r}", hint)
+    if past is not None and not feedback and not may_go_on(past):
+        return load_implementation(idea, bench, episode_dir)
+    return in_sandbox(order, past)
+
+
+def in_sandbox(order: Order, past: Restored | None) -> Implementation:
+    """The episode over a clean checkout of where it starts or was."""
+    bench, parent = order.bench, order.parent
     start_tree = past.state.tree if past else bench.add_patch(parent) if parent else bench.base_tree
     with bench.scratch_folder("implement") as folder:
         workspace = bench.checkout(start_tree, folder)
@@ -118,7 +124,8 @@ def run_episode(order: Order, past: Restored | None, start_tree: str, sandbox: S
 
     begun = time.monotonic()
     logs = order.episode_dir / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
+    with store_errors(logs, "make"):
+        logs.mkdir(parents=True, exist_ok=True)
     workspace = Workspace(sandbox, order.bench, logs, submits=order.submit)
     workspace.cancel = order.cancel or workspace.cancel
     workspace.commands = past.calls if past else 0

@@ -27,16 +27,12 @@ class JsonActionModel:
         """
         self.inner = inner
         self.name = inner.name
-        self._native = detect
-
-    @property
-    def protocol(self) -> ModelProtocol:
-        """ "native" until detection has found that the model needs JSON actions."""
-        return "native" if self._native else "json"
+        self.protocol: ModelProtocol = "native" if detect else "json"
+        """Changes to "json" when detection has found that the model needs it."""
 
     def complete(self, request: ModelRequest) -> ModelReply:
         """One reply with at most one tool call."""
-        if self._native:
+        if self.protocol == "native":
             reply = self._try_native(request)
             if reply is not None:
                 return reply
@@ -52,12 +48,13 @@ class JsonActionModel:
         try:
             reply = self.inner.complete(request)
         except ToolsRefused:
-            self._native = False
+            self.protocol = "json"
             return None
         if reply.tool_calls:
             return reply
         read = with_calls(reply, request)
-        self._native = not read.tool_calls
+        if read.tool_calls:
+            self.protocol = "json"
         return read
 
 

@@ -41,7 +41,10 @@ def fetch_known(
         return fetch_model(model, models_dir(environ), on_progress, environ=environ)
     reason = check_file(model, given, on_progress).reason if given.is_file() else "it does not exist"
     if reason:
-        raise ModelUnavailable(f"XAR_LOCAL_MODEL={given} cannot be used: {reason}", "correct it, or unset it to fetch")
+        raise ModelUnavailable(
+            f"XAR_LOCAL_MODEL={given} cannot be used: {reason}",
+            f"correct it, or unset it and run `{FETCH_COMMAND}`",
+        )
     return given
 
 

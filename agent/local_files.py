@@ -167,7 +167,8 @@ def verified(name: str = DEFAULT, *, environ: Mapping[str, str] | None = None) -
     if given_file(environ) is not None:
         where = report.path or given_file(environ)
         raise ModelUnavailable(
-            f"the model file {where} cannot be used: {report.reason}", "correct XAR_LOCAL_MODEL, or unset it"
+            f"the model file {where} cannot be used: {report.reason}",
+            f"correct XAR_LOCAL_MODEL, or unset it and run `{FETCH_COMMAND}`",
         )
     raise ModelUnavailable(
         f"the model file {report.path} is damaged: {report.reason}", f"run `{FETCH_COMMAND}`: it replaces the file"

@@ -197,6 +197,8 @@ class EpisodeAgent(ToolCallingAgent):  # type: ignore[misc]
             summary=result.summary,
             ends=result.ends,
         )
+        if result.error == "INTEGRITY":
+            self.recorder.record("integrity", step=step, call_id=call_id, reason=result.summary)
 
     def _close_step(self, step: int, reply: ModelReply, bad: BadReply) -> None:
         """Note the tree, say what the model has to hear, and see whether to go on."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xar_agent import prompts
-from xar_agent.agent.episode import load_implementation, read_events
+from xar_agent.agent.episode import load_implementation, read_events, record_jobs
 from xar_agent.agent.implement import implement
 from xar_agent.agent.limits import EpisodeLimits
 from xar_agent.agent.messages import ChatModel
@@ -87,20 +87,7 @@ def run_idea(
         StoreError: it cannot be recorded.
     """
     store.add_idea(IdeaRecord(idea.id, idea.text, idea.env, idea.parents, idea.origin, idea.epoch))
-    attempt = Attempt(idea, bench, store, model, limits, parent, submit, on_event, cancel)
-    implementation = attempt.implement()
-    measured = attempt.measure(implementation, seeds)
-    used = 0
-    while used < repairs and measured is not None and (crash := crash_of(measured)) is not None:
-        used += 1
-        before = implementation.tree
-        implementation = attempt.implement(feedback_on(crash))
-        if implementation.outcome != "submitted" or implementation.tree == before:
-            break
-        measured = attempt.measure(implementation, seeds)
-    if measured is None:
-        return IdeaResult(implementation)
-    return IdeaResult(implementation, measured.jobs, measured.score, measured.fidelity, measured.baseline, used)
+    return Attempt(idea, bench, store, model, limits, parent, submit, on_event, cancel).run(seeds, repairs)
 
 
 def run_patch(
@@ -143,6 +130,22 @@ class Attempt:
         """Where the episode is recorded."""
         return self.store.dir / "impl" / self.idea.id
 
+    def run(self, seeds: Sequence[int], repairs: int) -> IdeaResult:
+        """The episode, its full runs, and both again after a crash that may be mended."""
+        implementation = self.implement()
+        measured = self.measure(implementation, seeds)
+        used = 0
+        while used < repairs and measured is not None and (crash := crash_of(measured)) is not None:
+            used += 1
+            before = implementation.tree
+            implementation = self.implement(feedback_on(crash))
+            if implementation.outcome != "submitted" or implementation.tree == before:
+                break
+            measured = self.measure(implementation, seeds)
+        if measured is None:
+            return IdeaResult(implementation)
+        return IdeaResult(implementation, measured.jobs, measured.score, measured.fidelity, measured.baseline, used)
+
     def implement(self, feedback: str = "") -> Implementation:
         """The episode, or its next part; recorded in the run's database however it ends."""
         try:
@@ -173,7 +176,7 @@ class Attempt:
         if implementation.outcome != "submitted" or not self.submit:
             return None
         self.model.close()
-        return measure_patch(
+        measured = measure_patch(
             self.store,
             self.bench,
             self.idea.id,
@@ -183,6 +186,8 @@ class Attempt:
             on_event=self.on_event,
             cancel=self.cancel,
         )
+        record_jobs(self.episode_dir, self.store.name, measured.jobs)
+        return measured
 
     def _tell(self, event: object) -> None:
         if self.on_event is not None:

@@ -78,11 +78,12 @@ def main() -> int:
 
     target, argv = Path(sys.argv[1]), sys.argv[sys.argv.index("--") + 1 :]
     output, code = run_in_terminal(argv)
-    console = Console(record=True, width=COLUMNS, file=Path(os.devnull).open("w"))
-    console.print(f"$ {' '.join(argv)}", style="bold")
-    for line in screen_lines(output):
-        console.print(line)
-    console.save_svg(str(target), title="xar-agent")
+    with Path(os.devnull).open("w") as nowhere:
+        console = Console(record=True, width=COLUMNS, file=nowhere)
+        console.print(f"$ {' '.join(argv)}", style="bold")
+        for line in screen_lines(output):
+            console.print(line)
+        console.save_svg(str(target), title="xar-agent")
     return code
 
 

@@ -117,7 +117,9 @@ class EnvSpec:
         self.direction = self.file.direction
         self.repo = folder / "repo"
         trusted = [folder / name for name in (*self.file.evaluate, self.file.worker, self.file.prepare)]
-        self.version = digest_files([folder / "env.toml", *sorted(p for p in self.repo.rglob("*") if p.is_file())], folder)
+        self.version = digest_files(
+            [folder / "env.toml", *sorted(p for p in self.repo.rglob("*") if p.is_file())], folder
+        )
         self.evaluator_version = digest_files(sorted(trusted), folder)
 
     def preset(self, name: str) -> Preset:
@@ -178,7 +180,10 @@ def digest_files(paths: list[Path], root: Path) -> str:
 
 
 def list_envs() -> dict[str, Path]:
-    """Name -> folder of every environment: shipped ones, plug-ins (entry point ``xar_agent.environments``), ``XAR_ENVS``."""
+    """Name -> folder of every environment.
+
+    Shipped ones, then plug-ins (entry point ``xar_agent.environments``), then the folders in ``XAR_ENVS``.
+    """
     found = {path.parent.name: path.parent for path in sorted(HERE.glob("*/env.toml"))}
     for point in entry_points(group="xar_agent.environments"):
         found[point.name] = Path(point.load()())

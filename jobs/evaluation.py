@@ -12,36 +12,25 @@ import secrets
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from xar_agent.errors import EvaluationError
-from xar_agent.jobs.bench import EVALUATOR, VALIDATION, WORKER, Bench
+from xar_agent.jobs.bench import EVALUATOR, VALIDATION, Bench
 from xar_agent.jobs.classify import last_frame, log_tail
-from xar_agent.jobs.frames import Frame, FrameError, FramePipe, WrongShape, error_frame
-from xar_agent.jobs.outputs import OUT
+from xar_agent.jobs.frames import FrameError, FramePipe
+from xar_agent.jobs.relay import PATIENCE, Patience, Relay
 from xar_agent.jobs.types import Check, Failure, FailureClass
 from xar_agent.sandbox import open_sandbox
-from xar_agent.sandbox.protocol import Bind, Process, Sandbox
+from xar_agent.sandbox.protocol import Bind, Process
 
 Split = Literal["val", "hidden", "smoke"]
 MAX_EVALUATOR_PAYLOAD = 64 << 20
-MAX_REPLY = 256 << 20
-MAX_WORKERS = 8
 MAX_FRAMES = 100_000
 MAX_MESSAGE = 2000
-MIN_WALL_S = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long the host waits for a worker, in seconds."""
-
-    start_s: float = 120.0
-    """It imports torch first; on a loaded machine that took 20 s."""
-    call_s: float = 120.0
-    send_s: float = 60.0
+GRACE_S = 120.0
+"""For the evaluator's own work, beyond what the workers may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,124 +52,6 @@ class Measurement:
         return self.failure is None
 
 
-@dataclass(slots=True)
-class Worker:
-    """A running worker of the candidate."""
-
-    sandbox: Sandbox
-    process: Process
-    pipe: FramePipe
-
-
-@dataclass(slots=True)
-class Relay:
-    """Everything between one evaluator and its workers."""
-
-    bench: Bench
-    tree: str
-    checkpoint: Path
-    folder: Path
-    deadline: float
-    """time.monotonic() at which the whole evaluation is late."""
-    cancel: threading.Event | None
-    patience: Patience
-    workers: dict[str, Worker] = field(default_factory=dict)
-    blame: FailureClass | None = None
-    """What kind of failure a worker of the candidate had first."""
-    cpu_s: float = 0.0
-    n_started: int = 0
-
-    def answer(self, frame: Frame) -> Frame:
-        """What the host says to one frame of the evaluator.
-
-        Raises:
-            EvaluationError: the evaluator asks for what there is not.
-        """
-        name = str(frame.header.get("id"))
-        if frame.op == "worker" and name not in self.workers and self.n_started < MAX_WORKERS:
-            return self._start(name)
-        if frame.op == "call":
-            return self._call(name, frame)
-        if frame.op == "stop":
-            self._stop(name)
-            return Frame({"op": "ok"})
-        raise EvaluationError(f"the evaluator asked for {frame.op!r} of worker {name!r}")
-
-    def close(self) -> None:
-        """End every worker."""
-        for name in list(self.workers):
-            self._stop(name)
-
-    def stderr_path(self, number: int) -> Path:
-        """What one worker printed."""
-        return self.folder / f"worker-{number}.log"
-
-    def _start(self, name: str) -> Frame:
-        """A worker in a sandbox of its own over a fresh, read-only checkout."""
-        self.n_started += 1
-        home = self.folder / f"worker-{self.n_started}"
-        workspace = self.bench.checkout(self.tree, home)
-        out = workspace / OUT
-        out.mkdir(exist_ok=True)
-        for path in self.checkpoint.iterdir():
-            (out / path.name).write_bytes(path.read_bytes())
-        binds = (Bind(self.bench.env.folder / self.bench.env.file.worker, WORKER),)
-        spec = self.bench.sandbox_spec(workspace, binds=binds, writable=False, name="worker")
-        sandbox = open_sandbox(self.bench.backend, spec)
-        sandbox.start()
-        try:
-            argv = [self.bench.python, "-P", sandbox.path_of(WORKER)]
-            process = sandbox.spawn(argv, timeout_s=self._left(), stderr_path=self.stderr_path(self.n_started))
-        except BaseException:
-            sandbox.close()
-            raise
-        worker = Worker(sandbox, process, FramePipe(process, self.cancel))
-        self.workers[name] = worker
-        return self._receive(name, worker, self.patience.start_s, 0)
-
-    def _call(self, name: str, frame: Frame) -> Frame:
-        worker = self.workers.get(name)
-        if worker is None:
-            return error_frame("the worker has ended")
-        head, max_reply = frame.header.get("head"), frame.header.get("max_reply")
-        if not isinstance(head, dict) or type(max_reply) is not int or max_reply < 0:
-            raise EvaluationError("the evaluator made a call without head or max_reply")
-        try:
-            worker.pipe.send(Frame(head, frame.payload), timeout_s=min(self.patience.send_s, self._left()))
-        except FrameError as error:
-            return self._give_up(name, error)
-        return self._receive(name, worker, self.patience.call_s, min(max_reply, MAX_REPLY))
-
-    def _receive(self, name: str, worker: Worker, timeout_s: float, max_payload: int) -> Frame:
-        try:
-            reply = worker.pipe.receive(timeout_s=min(timeout_s, self._left()), max_payload=max_payload)
-        except FrameError as error:
-            return self._give_up(name, error)
-        if reply.op == "error":
-            self.blame = self.blame or FailureClass.CONTRACT
-        return reply
-
-    def _give_up(self, name: str, error: FrameError) -> Frame:
-        """A worker that broke the rules of the pipe is ended; the evaluator hears why."""
-        kind = FailureClass.SHAPE if isinstance(error, WrongShape) else FailureClass.CONTRACT
-        self.blame = self.blame or kind
-        self._stop(name)
-        return error_frame(f"the worker {error}")
-
-    def _stop(self, name: str) -> None:
-        worker = self.workers.pop(name, None)
-        if worker:
-            self.cpu_s += worker.process.cpu_s()
-            worker.process.kill()
-            worker.sandbox.close()
-
-    def _left(self) -> float:
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise EvaluationError("the evaluation took too long")
-        return left
-
-
 def evaluate(
     bench: Bench,
     tree: str,
@@ -188,7 +59,7 @@ def evaluate(
     folder: Path,
     *,
     split: Split,
-    patience: Patience = Patience(),
+    patience: Patience = PATIENCE,
     cancel: threading.Event | None = None,
 ) -> Measurement:
     """Score one checkpoint with the environment's evaluator.
@@ -209,14 +80,14 @@ def evaluate(
     """
     folder.mkdir(parents=True)
     audit_seed = secrets.randbits(32)
-    wall_s = max(MIN_WALL_S, bench.preset.wall_s)
-    relay = Relay(bench, tree, checkpoint, folder, time.monotonic() + wall_s, cancel, patience)
+    wall_s = patience.total_s + GRACE_S
+    relay = Relay(bench, tree, checkpoint, folder, patience, cancel)
     request = {"split": split, "seed": audit_seed, "rows": None, "settings": bench.preset.settings}
     with ExitStack() as stack:
         stack.callback(relay.close)
         process = start_evaluator(bench, stack, folder, split, request, wall_s)
         try:
-            result = converse(FramePipe(process, cancel), relay)
+            result = converse(FramePipe(process, cancel), relay, time.monotonic() + wall_s)
         except FrameError as error:
             raise EvaluationError(f"the evaluator {error}: {tail_of(folder / 'evaluator.log')}") from error
     value, metrics, checks = parse_result(result)
@@ -241,7 +112,7 @@ def start_evaluator(
     return process
 
 
-def converse(evaluator: FramePipe, relay: Relay) -> dict[str, Any]:
+def converse(evaluator: FramePipe, relay: Relay, deadline: float) -> dict[str, Any]:
     """Answer the evaluator until it has a result.
 
     Raises:
@@ -249,8 +120,8 @@ def converse(evaluator: FramePipe, relay: Relay) -> dict[str, Any]:
         EvaluationError: it is late, or talks without end.
     """
     for _ in range(MAX_FRAMES):
-        left = relay.deadline - time.monotonic()
-        frame = evaluator.receive(timeout_s=max(left, 0.0), max_payload=MAX_EVALUATOR_PAYLOAD)
+        left_s = deadline - time.monotonic()
+        frame = evaluator.receive(timeout_s=left_s, max_payload=MAX_EVALUATOR_PAYLOAD)
         if frame.op == "result":
             return frame.header
         evaluator.send(relay.answer(frame), timeout_s=relay.patience.send_s)

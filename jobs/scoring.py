@@ -2,8 +2,8 @@
 
 The rule: with k valid seeds and a baseline of n seeds with standard deviation s, a mean of k further baseline runs
 would lie within t(0.975, n - 1) * s * sqrt(1/k + 1/n) of the baseline's mean in 95 of 100 cases. A candidate outside is
-better or worse. The baseline's mean is taken at the candidate's own compute; within 10 % of 1 it is the plain mean,
-since CPU time of identical work varies by as much.
+better or worse. The baseline's mean is taken at the candidate's own compute, moved towards 1 by a factor of 1.1 (or by
+half a CPU second where that is more), since CPU time of identical work varies by as much.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from xar_agent.envs.spec import Baseline, CurvePoint
 from xar_agent.jobs.types import Evaluation, Fidelity, Score, Verdict
 
 CONFIDENCE = 0.95
-DEAD_BAND = 0.10
-"""Share by which compute may differ before the baseline is read off its curve."""
+TOLERANCE = 0.10
+"""Share by which the CPU time of identical work varies on a shared machine (seen: 0.83 to 1.13)."""
+TOLERANCE_CPU_S = 0.5
+"""The same in CPU seconds: starting programs costs more or less, which counts for much in a run of one second."""
 
 
 def student_t_cdf(t: float, df: int) -> float:
@@ -69,15 +71,24 @@ class ExpectedBaseline:
     """Variance of that mean in units of s squared: 1/n at a measured point, combined between two."""
 
 
-def baseline_at(baseline: Baseline, compute: float) -> ExpectedBaseline:
-    """The baseline's mean when it trains with ``compute`` times its budget.
+def charged_compute(baseline: Baseline, ratio: float) -> float:
+    """The compute that counts: the measured ratio less what chance explains, without a jump at the tolerance."""
+    tolerance = 1 + max(TOLERANCE, TOLERANCE_CPU_S / baseline.cpu_s)
+    if ratio > 1:
+        return max(1.0, ratio / tolerance)
+    return min(1.0, ratio * tolerance)
+
+
+def baseline_at(baseline: Baseline, ratio: float) -> ExpectedBaseline:
+    """The baseline's mean at the compute that a candidate with this measured ratio is charged for.
 
     Linear in log compute between the points of the curve. Above the last point the last slope goes on, because a plain
     hold would reward a candidate for bought compute; below the first point its value holds.
     """
     plain = ExpectedBaseline(baseline.mean, 1 / baseline.n)
     points = sorted(baseline.curve, key=lambda point: point.compute)
-    if abs(compute - 1) <= DEAD_BAND or len(points) < 2:
+    compute = charged_compute(baseline, ratio)
+    if compute == 1 or len(points) < 2:
         return plain
     if compute <= points[0].compute:
         return ExpectedBaseline(points[0].mean, 1 / points[0].n)

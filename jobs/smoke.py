@@ -12,6 +12,7 @@ from xar_agent.jobs.evaluation import evaluate
 from xar_agent.jobs.training import Training, TrainingPlan, train
 from xar_agent.jobs.types import Failure, FailureClass, SmokeReport
 from xar_agent.sandbox.protocol import Patch
+from xar_agent.store import store_errors
 
 SMOKE_WALL_S = 180.0
 """Loading torch on a loaded machine takes 20 s; a few steps take less."""
@@ -36,6 +37,7 @@ def run_smoke(
     Raises:
         EvaluationError, SandboxError: the house failed, not the tree.
         Interrupted: it was cancelled.
+        StoreError: the disk is full, or the log cannot be written.
     """
     begun = time.monotonic()
     try:
@@ -43,8 +45,8 @@ def run_smoke(
     except PatchRefused as error:
         failure = Failure(FailureClass.INTEGRITY, error.message)
         return SmokeReport("", tree, False, failure, None, None, time.monotonic() - begun, 0.0)
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    with bench.scratch_folder("smoke") as folder:
+    with store_errors(log_path, "write"), bench.scratch_folder("smoke") as folder:
+        log_path.parent.mkdir(parents=True, exist_ok=True)
         budget = int(bench.preset.settings.get("smoke_tokens", bench.preset.budget // 100))
         plan = TrainingPlan(tree, SMOKE_SEED, budget, min(SMOKE_WALL_S, bench.preset.wall_s), None)
         training = train(bench, plan, folder / "train", log_path=log_path, cancel=cancel)

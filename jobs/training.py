@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from xar_agent.errors import Interrupted, PatchRefused
+from xar_agent.errors import Interrupted, PatchRefused, StoreError
 from xar_agent.jobs.bench import LAUNCHER, SOCKET, Bench
 from xar_agent.jobs.classify import classify
 from xar_agent.jobs.outputs import BadOutput, CurveFollower, CurvePoint, collect_checkpoint
@@ -16,9 +19,11 @@ from xar_agent.jobs.stream import TokenServer
 from xar_agent.jobs.types import Failure, FailureClass
 from xar_agent.sandbox import open_sandbox
 from xar_agent.sandbox.protocol import Bind, ExecResult, Sandbox, SandboxSpec
+from xar_agent.store import HINTS
 
 FOLLOW_S = 0.5
 OUTPUT_BYTES = 32_768
+FULL_DISK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +166,7 @@ class Watch:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch-training", daemon=True)
         self._begun = time.monotonic()
+        self._error: BaseException | None = None
         self.cancelled = False
 
     def start(self) -> None:
@@ -169,11 +175,24 @@ class Watch:
         self._thread.start()
 
     def stop(self) -> None:
-        """The run has ended."""
+        """The run has ended.
+
+        Raises:
+            StoreError: the curve could not be written, and the run was killed. What ``on_progress`` raised is the same.
+        """
         self._done.set()
         self._thread.join()
+        if self._error is not None:
+            raise self._error
 
     def _watch(self) -> None:
+        try:
+            self._follow()
+        except BaseException as error:  # it belongs to whoever waits for the run
+            self._error = error
+            self._sandbox.kill_all()
+
+    def _follow(self) -> None:
         while not self._done.wait(FOLLOW_S):
             if self._cancel and self._cancel.is_set():
                 # Again each round: the command may not have begun when the request came.
@@ -198,10 +217,19 @@ def changed_files(bench: Bench, workspace: Path) -> Failure | None:
     return None
 
 
+def blame_full_disk(folder: Path) -> None:
+    """Raise StoreError when the host's disk is full: the candidate's own disk limit is far from that."""
+    if shutil.disk_usage(folder).free < FULL_DISK_BYTES:
+        raise StoreError(f"training ended because the disk of {folder} is full", HINTS[errno.ENOSPC])
+
+
 def judge(bench: Bench, workspace: Path, result: ExecResult, folder: Path, inside: str) -> tuple[Failure | None, str]:
     """Why an ended run counts as failed, or the digest of its checkpoint."""
     if result.exit_code != 0 or result.timed_out or result.stopped_by:
-        return classify(result.output, result, bench.env, workspace=inside), ""
+        crash = classify(result.output, result, bench.env, workspace=inside)
+        if os.strerror(errno.ENOSPC) in crash.reason:
+            blame_full_disk(folder)
+        return crash, ""
     if failure := changed_files(bench, workspace):
         return failure, ""
     try:

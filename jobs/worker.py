@@ -15,7 +15,7 @@ from xar_agent.jobs.evaluation import Measurement, evaluate
 from xar_agent.jobs.probe import CpuReference, cpu_reference
 from xar_agent.jobs.training import Progress, Training, TrainingPlan, train
 from xar_agent.jobs.types import Evaluation, Failure, FailureClass, JobSpec, JobState
-from xar_agent.store import write_json
+from xar_agent.store import store_errors, write_json
 
 RESULT = "evaluation.json"
 LOG = "stdout.log"
@@ -70,9 +70,10 @@ def run_job(
         StoreError: the records cannot be written.
     """
     reporter = Reporter(job_dir.name, spec.seed, on_event)
-    job_dir.mkdir(parents=True, exist_ok=True)
+    with store_errors(job_dir, "make"):
+        job_dir.mkdir(parents=True, exist_ok=True)
     try:
-        with bench.scratch_folder(f"job-{job_dir.name}") as folder:
+        with store_errors(job_dir, "run the job of"), bench.scratch_folder(f"job-{job_dir.name}") as folder:
             return measure(bench, spec, job_dir, folder, attempt, reporter, cancel)
     except Interrupted as error:
         return JobOutcome(JobState.CANCELLED, Failure(FailureClass.INFRA, error.message), None)

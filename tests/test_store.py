@@ -142,7 +142,12 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
 
 def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
     path = tmp_path / "lines"
-    threads = [threading.Thread(target=lambda i=i: [append_line(path, [i] * 300) for _ in range(30)]) for i in range(4)]
+
+    def append(i: int) -> None:
+        for _ in range(30):
+            append_line(path, [i] * 300)
+
+    threads = [threading.Thread(target=append, args=(i,)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from xar_agent.sandbox.protocol import ExecResult
+from xar_agent.store import store_errors
 from xar_agent.tools.observation import Observation, refusal
 from xar_agent.tools.workspace import Workspace
 
@@ -20,7 +21,8 @@ def run_bash(workspace: Workspace, command: str, timeout_s: int = 120, cwd: str 
     log = workspace.logs / f"bash-{workspace.commands}.log"
     allowed_s = min(max(timeout_s, 1), MAX_TIMEOUT_S)
     argv = ["bash", "-c", command]
-    result = workspace.sandbox.exec(argv, cwd=folder, timeout_s=allowed_s, max_bytes=MAX_SHOWN_BYTES, log_path=log)
+    with store_errors(log, "write"):
+        result = workspace.sandbox.exec(argv, cwd=folder, timeout_s=allowed_s, max_bytes=MAX_SHOWN_BYTES, log_path=log)
     full = keep_output(workspace, log, result)
     output = result.output + (f"\n[whole output: {full}]" if full else "")
     record: dict[str, object] = {

@@ -1,4 +1,4 @@
-"""Run README's idea in five wordings with five training seeds through the installed command, and record what came out."""
+"""Run README's idea in five wordings with five training seeds through the installed command, and record the results."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from xar_agent.envs.spec import load_env
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -31,7 +33,10 @@ def run_idea(idea: str, seed: int, user: str | None, folder: Path) -> dict[str, 
     done = subprocess.run([*as_user(user), *argv], capture_output=True, text=True, cwd=folder, check=False)
     result = json.loads(done.stdout) if done.stdout.strip() else {"error": done.stderr[-2000:]}
     patch = Path(result["patch_path"]).read_text() if result.get("patch_path") else ""
-    kept = {k: result.get(k) for k in ("verdict", "fidelity", "evaluation", "baseline", "model", "sandbox", "steps", "error")}
+    kept = {
+        k: result.get(k)
+        for k in ("verdict", "fidelity", "evaluation", "baseline", "model", "sandbox", "steps", "error")
+    }
     return {
         "idea": idea,
         "seed": seed,
@@ -52,7 +57,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.cache:
         os.environ["XAR_CACHE"] = arguments.cache
-    about = about_now()
+    env = load_env("nanogpt")
+    about = {**about_now(), "env_version": env.version, "evaluator_version": env.evaluator_version}
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         Path(scratch).chmod(0o755)
@@ -63,7 +69,9 @@ def main() -> None:
             rows.append(run_idea(idea, arguments.first_seed + i, arguments.user, folder))
             print(json.dumps(rows[-1]), flush=True)
     name = "results-root.json" if not arguments.user and os.geteuid() == 0 else "results-user.json"
-    (HERE / name).write_text(json.dumps({"about": about, "load_after": about_now()["load"], "runs": rows}, indent=1) + "\n")
+    (HERE / name).write_text(
+        json.dumps({"about": about, "load_after": about_now()["load"], "runs": rows}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,17 @@ WORKERS = 2
 
 def start_worker(n_seeds: int, first_seed: int, folder: Path) -> subprocess.Popen[bytes]:
     """One process that trains and scores ``n_seeds`` seeds after each other."""
-    argv = [str(COMMAND), "evaluate", str(HERE / "comment_only.diff"), "--env", "nanogpt", "--preset", "cpu", "--seeds", str(n_seeds)]
+    argv = [
+        str(COMMAND),
+        "evaluate",
+        str(HERE / "comment_only.diff"),
+        "--env",
+        "nanogpt",
+        "--preset",
+        "cpu",
+        "--seeds",
+        str(n_seeds),
+    ]
     argv += ["--seed", str(first_seed), "--runs-dir", str(folder), "--run", f"noop-{first_seed}", "--json"]
     return subprocess.Popen(argv, stdout=subprocess.DEVNULL)
 
@@ -50,7 +60,15 @@ def main() -> None:
     rows = []
     for e in sorted(evaluations, key=lambda e: e.seed):
         judged = score([e], baseline, env.direction)
-        rows.append({"seed": e.seed, "value": e.value, "valid": e.valid, "compute_ratio": e.compute_ratio, "verdict": judged.verdict})
+        rows.append(
+            {
+                "seed": e.seed,
+                "value": e.value,
+                "valid": e.valid,
+                "compute_ratio": e.compute_ratio,
+                "verdict": judged.verdict,
+            }
+        )
     counts = Counter(str(row["verdict"]) for row in rows)
     result = {
         "about": about,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,12 +16,13 @@ from typing import Any
 
 @dataclass
 class Answer:
-    """One HTTP answer. ``reset`` cuts the connection instead."""
+    """One HTTP answer, after ``delay_s`` seconds. ``reset`` cuts the connection instead."""
 
     body: dict[str, Any] = field(default_factory=dict)
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     reset: bool = False
+    delay_s: float = 0.0
 
 
 def say(text: str = "", *calls: tuple[str, str, Any], finish: str = "", model: str = "stub-model") -> Answer:
@@ -84,6 +87,7 @@ class StubServer:
             self.requests.append(json.loads(body))
             self.keys.append(handler.headers.get("Authorization") or "")
             answer = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        time.sleep(answer.delay_s)
         if answer.reset:
             linger = struct.pack("ii", 1, 0)
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -96,8 +100,9 @@ class StubServer:
         handler.send_header("Content-Length", str(len(content)))
         for name, value in answer.headers.items():
             handler.send_header(name, value)
-        handler.end_headers()
-        handler.wfile.write(content)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client may be gone
+            handler.end_headers()
+            handler.wfile.write(content)
 
     def close(self) -> None:
         """Stop serving."""

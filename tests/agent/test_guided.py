@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from xar_agent.agent.guided import GuidedModel
+from xar_agent.agent.guided import SLOTS, GuidedModel
 from xar_agent.agent.guided_code import read_part
 from xar_agent.agent.guided_prompts import recipes_for
-from xar_agent.agent.local_server import Completion
+from xar_agent.agent.local_server import Completion, LocalServer
 from xar_agent.agent.messages import Message, ModelReply, ModelRequest
 from xar_agent.agent.outline import outline
+from xar_agent.envs.spec import load_env
 
 FIT = '''import math
 
@@ -142,6 +144,9 @@ def test_a_wrong_value_goes_back_with_the_reason_and_the_right_one_is_taken() ->
     episode = Episode("Use 8 rows instead of 32.", pick("fit.py:ROWS"), value("ROWS // 2"), value("8"))
     assert arguments(episode.turn())["new_str"] == "ROWS = 8  # a step"
     assert "the idea says 8" in episode.server.asked[-1]["messages"][-1]["content"]
+    first, second = (asked["schema"]["properties"]["value"] for asked in episode.server.asked[1:])
+    assert "enum" not in first
+    assert second == {"enum": ["8"]}
 
 
 def test_a_value_that_stays_wrong_is_given_up_without_an_edit() -> None:
@@ -283,3 +288,16 @@ def test_only_recipes_that_the_idea_calls_for_are_shown() -> None:
     assert recipes_for("Use squared ReLU in the MLP.") == ["squared ReLU: `F.relu(x).square()`"]
     assert recipes_for("Halve the batch size.") == []
     assert recipes_for("Improve the scheme") == []
+
+
+@pytest.mark.model
+@pytest.mark.soak
+def test_the_real_model_changes_a_stated_number_of_the_toy_environment(model_file: Path) -> None:
+    env = load_env("toy")
+    files = {path.name: path.read_text() for path in env.repo.glob("*.py")}
+    with LocalServer(model_file, slots=SLOTS) as server:
+        model = GuidedModel("local/qwen2.5-coder-1.5b", server)
+        model.begin("Use a learning rate of 3.0 instead of 1.0.", files)
+        call = arguments(model.complete(ModelRequest([])))
+    assert call["old_str"].startswith("LEARNING_RATE = 1.0")
+    assert call["new_str"].startswith("LEARNING_RATE = 3.0")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xar_agent.agent.guided_values import NewValue, apply_value, stated_numbers
+from xar_agent.agent.guided_values import NewValue, apply_value, stated_numbers, stated_values
 from xar_agent.agent.outline import assigned_expressions, outline
 
 FILE = """ROWS = 32  # a step
@@ -74,3 +74,9 @@ def test_old_values_in_the_idea_are_not_taken_for_new_ones() -> None:
     assert stated_numbers("Go from 3e-3 to 6e-3") == [("6e-3", (0.006,))]
     assert stated_numbers("Warm up over 2% of 1,024 steps") == [("2%", (0.02, 2.0)), ("1,024", (1024.0,))]
     assert stated_numbers("Set beta2 and L2") == []
+
+
+def test_stated_values_are_literals_and_leave_relative_ideas_alone() -> None:
+    assert stated_values("Warm up over 2% instead of 5%.") == ["0.02", "2"]
+    assert stated_values("Use 6e-3.") == ["0.006"]
+    assert stated_values("Add 2 more layers.") == []

@@ -236,3 +236,13 @@ def test_the_record_of_a_long_episode_grows_linearly(toy_bench: Bench, idea: Ide
     first = size(1, episode_dir.with_name("one"))
     many = size(31, episode_dir.with_name("many"))
     assert (many - first) / 30 < 12_000, "30 results of about 8 KB"
+
+
+def test_an_attempt_on_protected_files_is_on_record_and_in_no_patch(
+    toy_bench: Bench, idea: Idea, episode_dir: Path
+) -> None:
+    script = [[RAISE_LR], [call("bash", command="echo '# x' >> stream.py")], [call("smoke_test")]]
+    implementation = run(ScriptedModel(script), toy_bench, idea, episode_dir, max_steps=3)
+    (event,) = [e for e in read_trajectory(episode_dir) if e.type == "integrity"]
+    assert "stream.py" in event.data["reason"]
+    assert implementation.patch.files == ("train.py",)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from email.utils import formatdate
 
 import pytest
@@ -62,6 +63,12 @@ def test_a_model_on_the_price_list_has_a_cost() -> None:
 def test_what_passes_is_tried_again_once_per_failure(first: Answer) -> None:
     with StubServer([first, say("hi")]) as server:
         reply = ask(server)
+        assert (reply.text, reply.attempts, len(server.requests)) == ("hi", 2, 2)
+
+
+def test_a_request_that_takes_too_long_is_sent_again() -> None:
+    with StubServer([replace(say("late"), delay_s=2.0), say("hi")]) as server:
+        reply = ask(server, timeout_s=0.5)
         assert (reply.text, reply.attempts, len(server.requests)) == ("hi", 2, 2)
 
 

@@ -10,8 +10,10 @@ import pytest
 from episodes import GOOD_SCRIPT, call
 
 from xar_agent.agent.limits import EpisodeLimits
+from xar_agent.agent.replay import dry_replay
 from xar_agent.agent.run import run_idea, run_patch
 from xar_agent.agent.scripted import ScriptedModel
+from xar_agent.agent.trajectory import read_trajectory
 from xar_agent.agent.types import Idea
 from xar_agent.errors import Interrupted
 from xar_agent.jobs.bench import Bench
@@ -19,6 +21,7 @@ from xar_agent.jobs.records import IdeaRecord
 from xar_agent.jobs.runs import RunStore
 from xar_agent.jobs.types import JobState, SmokeReport
 from xar_agent.jobs.worker import JobEvent
+from xar_agent.sandbox import tree
 from xar_agent.sandbox.protocol import Patch
 
 LIMITS = EpisodeLimits(max_steps=20)
@@ -60,6 +63,11 @@ def test_an_idea_comes_to_a_valid_score_over_two_seeds(toy_bench: Bench, store: 
     again = run_idea(idea, bench=toy_bench, store=store, model=ScriptedModel([]), limits=LIMITS, seeds=(1, 2))
     assert again.evaluations == result.evaluations
     assert len(store.implementations(idea.id)) == 1
+    told_jobs = [e.data for e in read_trajectory(result.implementation.trajectory) if e.type == "job"]
+    assert [(job["seed"], job["state"], job["value"]) for job in told_jobs] == [
+        (e.seed, "succeeded", e.value) for e in result.evaluations
+    ]
+    assert dry_replay(result.implementation.trajectory).identical
 
 
 def test_a_crash_of_the_full_run_goes_back_to_the_agent_with_its_log(
@@ -74,6 +82,7 @@ def test_a_crash_of_the_full_run_goes_back_to_the_agent_with_its_log(
     assert result.repairs == 1
     assert [e.valid for e in result.evaluations] == [True]
     assert [row.steps for row in store.implementations(idea.id)] == [3, 6]
+    assert dry_replay(store.dir / "impl" / idea.id).identical
 
 
 def test_repairs_are_bounded(toy_bench: Bench, store: RunStore, idea: Idea) -> None:
@@ -125,8 +134,6 @@ def test_a_persons_own_patch_goes_through_the_same_jobs(
     toy_bench: Bench, store: RunStore, idea: Idea, tmp_path: Path
 ) -> None:
     text = (toy_bench.env.repo / "train.py").read_text().replace("LEARNING_RATE = 1.0", "LEARNING_RATE = 3.0")
-    from xar_agent.sandbox import tree
-
     with toy_bench.scratch_folder("own") as folder:
         workspace = toy_bench.checkout(toy_bench.base_tree, folder)
         (workspace / "train.py").write_text(text)

@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 
+from xar_agent.errors import StoreError
 from xar_agent.jobs.bench import Bench
 from xar_agent.jobs.local import LocalEngine, cache_key, idempotency_key
 from xar_agent.jobs.runs import RunStore, request_cancel
@@ -131,7 +132,12 @@ def test_cancelling_ends_a_running_job_and_submitting_again_makes_a_new_attempt(
     with LocalEngine(store, bench) as engine:
         job = engine.submit(spec)
         started = threading.Event()
-        waiting = threading.Thread(target=engine.wait, args=([job.id], lambda e: e.kind == "metric" and started.set()))
+
+        def hear(event: JobEvent) -> None:
+            if event.kind == "metric":
+                started.set()
+
+        waiting = threading.Thread(target=engine.wait, args=([job.id], hear))
         waiting.start()
         assert started.wait(30)
         assert alive(marker)
@@ -154,6 +160,18 @@ def test_a_tree_that_the_patch_does_not_give_is_refused(store: RunStore, bench: 
         (job,) = engine.wait([engine.submit(mixed).id])
     assert job.failure is not None
     assert job.failure.kind is FailureClass.INTEGRITY
+
+
+@pytest.mark.parametrize("backend", ["process"], indirect=True)
+def test_records_that_cannot_be_written_end_the_wait_with_the_reason(
+    store: RunStore, bench: Bench, wish: Wish, marker: str
+) -> None:
+    with LocalEngine(store, bench) as engine:
+        job = engine.submit(wish(bench.base_tree))
+        (store.job_dir(job.id) / "metrics.jsonl").mkdir()
+        with pytest.raises(StoreError, match="cannot run the job"):
+            engine.wait([job.id])
+    assert not alive(marker)
 
 
 def start_driver(toy_copy: Path, runs_dir: Path, backend: str, pause: float) -> subprocess.Popen[str]:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -210,10 +209,11 @@ def test_a_request_from_elsewhere_is_taken_once(store: RunStore) -> None:
 
 
 def test_threads_of_the_driver_take_turns(store: RunStore) -> None:
-    def record(i: int) -> Callable[[], None]:
-        return lambda: [store.add_spend(Spend(str(i), "model", input_tokens=n)) for n in range(20)] and None
+    def record(i: int) -> None:
+        for n in range(20):
+            store.add_spend(Spend(str(i), "model", input_tokens=n))
 
-    threads = [threading.Thread(target=record(i)) for i in range(6)]
+    threads = [threading.Thread(target=record, args=(i,)) for i in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:

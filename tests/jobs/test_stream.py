@@ -218,7 +218,12 @@ def test_half_open_and_too_many_connections_hold_nobody_up() -> None:
 
 def test_a_client_that_errs_without_end_loses_the_stream() -> None:
     with served(1000) as (server, client):
-        assert ends(lambda: (client.send(b"{}\n"), client.header()))
+
+        def err() -> None:
+            client.send(b"{}\n")
+            client.header()
+
+        assert ends(err)
         assert server.served == 0
 
 

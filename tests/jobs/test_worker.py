@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from xar_agent.errors import StoreError
 from xar_agent.jobs.bench import Bench
 from xar_agent.jobs.probe import CAP_ALLOWANCE_S, CAP_FACTOR, cpu_reference
+from xar_agent.jobs.training import Progress, TrainingPlan, train
 from xar_agent.jobs.types import FailureClass, JobSpec, JobState
 from xar_agent.jobs.worker import JobOutcome, run_job
 
@@ -205,6 +207,28 @@ def test_neither_validation_text_nor_host_nor_network_is_within_reach(
     assert "XAR ['data.sock', 'launch.py']" in log
     assert "NET 101" in log or "NET 111" in log
     assert planted_key not in log
+
+
+@pytest.mark.parametrize("backend", ["process"], indirect=True)
+def test_a_curve_that_cannot_be_kept_ends_the_run(bench: Bench, edit: Edit, tmp_path: Path) -> None:
+    slow = edit({"train.py": ("step += 1", "step += 1; import time; time.sleep(0.5)")})
+    plan = TrainingPlan(slow, 1, 4096, 60.0, None)
+    begun = time.monotonic()
+    with bench.scratch_folder("test") as folder, pytest.raises(StoreError, match="append"):
+        train(bench, plan, folder / "train", log_path=tmp_path / "log", curve_path=tmp_path)
+    assert time.monotonic() - begun < 7, "sixteen steps of half a second were not waited for"
+
+
+@pytest.mark.parametrize("backend", ["process"], indirect=True)
+def test_what_a_listener_raises_reaches_the_caller(bench: Bench, edit: Edit, tmp_path: Path) -> None:
+    slow = edit({"train.py": ("step += 1", "step += 1; import time; time.sleep(0.2)")})
+    plan = TrainingPlan(slow, 1, 4096, 60.0, None)
+
+    def fail(progress: Progress) -> None:
+        raise BrokenPipeError(str(progress.step))
+
+    with bench.scratch_folder("test") as folder, pytest.raises(BrokenPipeError):
+        train(bench, plan, folder / "train", log_path=tmp_path / "log", on_progress=fail)
 
 
 def test_the_cap_is_one_and_a_half_of_what_the_baseline_needs_here(bench: Bench) -> None:

@@ -87,6 +87,8 @@ def show_job(live: Live, event: JobEvent) -> None:
     key, label = f"job {event.job_id}", "train"
     if event.kind == "done":
         live.finish(key)
+    elif event.kind == "started":
+        live.advance(key, label, 0, event.budget, f"seed {event.seed}: baseline steps first, to time this machine")
     elif event.kind == "training_done":
         live.line(label, f"seed {event.seed}: {event.tokens:,} of {event.budget:,} tokens used")
     elif event.kind == "evaluating":
