@@ -28,7 +28,7 @@ from xar_agent.agent.guided_prompts import (
     value_chat,
     value_schema,
 )
-from xar_agent.agent.guided_values import apply_value, stated_values
+from xar_agent.agent.guided_values import apply_value, named_constants, stated_values
 from xar_agent.agent.messages import ContextOverflow, ModelProtocol, ModelReply, ModelRequest, ToolCall
 from xar_agent.agent.outline import Part, assigned_expressions, outline, outline_files, splice
 
@@ -186,11 +186,20 @@ class GuidedModel:
         draft.chat += [{"role": "assistant", "content": said}, correction(problem, wanted)]
 
     def _pick(self, parts: list[Part]) -> Part:
+        picked = self._choose(parts)
+        known = assigned_expressions(self._files[picked.path])
+        named = named_constants(self._idea, parts, picked, known)
+        return self._choose(named) if named else picked
+
+    def _choose(self, parts: list[Part]) -> Part:
         if len(parts) == 1:
             return parts[0]
-        schema = pick_schema(parts)
         text = self._calls.ask(
-            "pick", pick_chat(self._idea, parts), slot=PICK_SLOT, max_tokens=PICK_TOKENS, schema=schema
+            "pick",
+            pick_chat(self._idea, outline_files(self._files)),
+            slot=PICK_SLOT,
+            max_tokens=PICK_TOKENS,
+            schema=pick_schema(parts),
         )
         label = read_json_field(text, "part")
         found = [part for part in parts if part.label == label]

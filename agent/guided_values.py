@@ -6,7 +6,7 @@ import ast
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from xar_agent.agent.outline import Part
@@ -143,15 +143,51 @@ def literals(node: ast.AST) -> set[float]:
     return {float(n.value) for n in ast.walk(node) if isinstance(n, ast.Constant) and type(n.value) in (int, float)}
 
 
+def named_constants(idea: str, parts: Sequence[Part], picked: Part, known: Mapping[str, ast.expr]) -> list[Part]:
+    """The constants that hold the value which the idea says is the old one ("8 instead of 32").
+
+    Those that the picked part uses, or all when it is a constant itself; none when the pick holds it already. ``known``
+    are the assignments of the picked part's file.
+    """
+    old = old_numbers(idea)
+    constants = [part for part in parts if part.kind == "constant" and part.path == picked.path]
+    holding = [part for part in constants if any(close(value_of(known[part.name], known), n) for n in old)]
+    if picked.kind == "constant":
+        return [] if picked in holding else holding
+    used = {node.id for node in ast.walk(ast.parse(picked.source)) if isinstance(node, ast.Name)}
+    return [part for part in holding if part.name in used]
+
+
+def value_of(node: ast.expr, known: Mapping[str, ast.expr]) -> float:
+    """The number that a constant is; NaN, which equals nothing, when it is none."""
+    try:
+        return evaluate(node, known)
+    except NotArithmetic:
+        return math.nan
+
+
+def old_numbers(idea: str) -> list[float]:
+    """The values that the idea says are there now, each as the numbers that it may mean."""
+    found: list[float] = []
+    for match in NUMBER.finditer(idea):
+        if OLD_VALUE.search(idea[: match.start()]):
+            found += meanings_of(match)
+    return found
+
+
+def meanings_of(match: re.Match[str]) -> tuple[float, ...]:
+    """A number in a text: 2% may be 0.02 or 2."""
+    number = float(match.group(1).replace(",", ""))
+    return (number / 100, number) if match.group(2) else (number,)
+
+
 def stated_numbers(idea: str) -> list[tuple[str, tuple[float, ...]]]:
     """The new values that the idea names, each as written and as the numbers that it may mean (2% is 2 or 0.02)."""
     found: list[tuple[str, tuple[float, ...]]] = []
     for match in NUMBER.finditer(idea):
         if OLD_VALUE.search(idea[: match.start()]):
             continue
-        number = float(match.group(1).replace(",", ""))
-        meanings = (number / 100, number) if match.group(2) else (number,)
-        found.append((match.group(0).strip(), meanings))
+        found.append((match.group(0).strip(), meanings_of(match)))
     return found
 
 

@@ -76,6 +76,7 @@ def prepare_data(
     folder = cache_folder() / "data" / f"{env.name}-{version}"
     if (digest := verify(folder)) is None:
         run_prepare(program, folder, source, on_progress)
+        make_readable(folder)
         digest = verify(folder)
     if digest is None:
         raise DataUnavailable(
@@ -94,6 +95,12 @@ def verify(folder: Path) -> str | None:
     except (OSError, ValueError, AttributeError):
         return None
     return hashlib.sha256(text).hexdigest()
+
+
+def make_readable(folder: Path) -> None:
+    """Let every user read the data, whatever the umask was: the evaluator's sandbox may run as another one."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def run_prepare(

@@ -101,6 +101,7 @@ def start_evaluator(
     """The evaluator in a sandbox of its own: its program and the split's text, nothing of the candidate."""
     empty = folder / "evaluator"
     empty.mkdir()
+    empty.chmod(0o755)  # whatever the umask: the program inside is another user
     programs = [Bind(bench.env.folder / name, f"{EVALUATOR}/{name}") for name in bench.env.file.evaluate]
     binds = (*programs, Bind(bench.data.split(split), VALIDATION))
     spec = bench.sandbox_spec(empty, binds=binds, writable=False, name="evaluator")

@@ -5,6 +5,7 @@ A worker runs the candidate's code and never sees a label. Whatever it does wron
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from dataclasses import dataclass, field
@@ -93,10 +94,7 @@ class Relay:
         self.n_started += 1
         home = self.folder / f"worker-{self.n_started}"
         workspace = self.bench.checkout(self.tree, home)
-        out = workspace / OUT
-        out.mkdir(exist_ok=True)
-        for path in self.checkpoint.iterdir():
-            (out / path.name).write_bytes(path.read_bytes())
+        self._add_checkpoint(workspace / OUT)
         binds = (Bind(self.bench.env.folder / self.bench.env.file.worker, WORKER),)
         spec = self.bench.sandbox_spec(workspace, binds=binds, writable=False, name="worker")
         sandbox = open_sandbox(self.bench.backend, spec)
@@ -110,6 +108,14 @@ class Relay:
         worker = Worker(sandbox, process, FramePipe(process, self.cancel))
         self.workers[name] = worker
         return self._receive(name, worker, self.patience.start_s, 0)
+
+    def _add_checkpoint(self, out: Path) -> None:
+        """Copies that the worker's user can read, whatever the umask."""
+        out.mkdir(exist_ok=True)
+        out.chmod(0o755)
+        for path in self.checkpoint.iterdir():
+            shutil.copyfile(path, out / path.name)
+            (out / path.name).chmod(0o644)
 
     def _call(self, name: str, frame: Frame) -> Frame:
         worker = self.workers.get(name)

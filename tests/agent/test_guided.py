@@ -140,6 +140,17 @@ def test_the_choice_is_limited_to_the_parts_and_the_parts_are_in_the_text() -> N
     assert asked["messages"][-1]["content"].endswith("Idea: Halve the batch size.")
 
 
+def test_a_constant_that_holds_the_old_value_is_changed_rather_than_the_code_that_uses_it() -> None:
+    episode = Episode("Use a peak of 6e-3 instead of 3e-3.", pick("fit.py:rate"), value("6e-3"))
+    assert arguments(episode.turn())["new_str"] == "PEAK = 6e-3"
+    elsewhere = Episode("Use 8 rows instead of 32.", pick("fit.py:PEAK"), value("8"))
+    assert arguments(elsewhere.turn())["new_str"] == "ROWS = 8  # a step"
+    unrelated = Episode(
+        "Use a line instead of 7 bends.", pick("fit.py:rate"), fence(FIT[FIT.index("def") :].rstrip() + " + 1")
+    )
+    assert arguments(unrelated.turn())["new_str"].endswith("math.cos(fraction) + 1")
+
+
 def test_a_wrong_value_goes_back_with_the_reason_and_the_right_one_is_taken() -> None:
     episode = Episode("Use 8 rows instead of 32.", pick("fit.py:ROWS"), value("ROWS // 2"), value("8"))
     assert arguments(episode.turn())["new_str"] == "ROWS = 8  # a step"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from xar_agent.envs.spec import EnvSpec
 from xar_agent.errors import StoreError
-from xar_agent.jobs.bench import Bench
+from xar_agent.jobs.bench import Bench, open_bench
 from xar_agent.jobs.local import LocalEngine, cache_key, idempotency_key
 from xar_agent.jobs.runs import RunStore, request_cancel
 from xar_agent.jobs.types import FailureClass, JobSpec, JobState
@@ -82,6 +84,21 @@ def test_a_job_goes_from_patch_to_record(store: RunStore, bench: Bench, edit: Ed
     assert (job_dir / "metrics.jsonl").read_text().count("\n") == 4
     assert (job_dir / "stdout.log").exists()
     assert not list(bench.scratch.iterdir())
+
+
+def test_a_strict_umask_is_in_nobodys_way(runs_dir: Path, toy_copy: Path, backend: str) -> None:
+    before = os.umask(0o077)
+    try:
+        with RunStore.create(runs_dir, "run", {}) as store:
+            bench = open_bench(EnvSpec(toy_copy), "default", backend, store.dir)
+            nothing = bench.diff(bench.base_tree)
+            spec = JobSpec("run", "idea", "toy", "default", 1, nothing, bench.base_tree)
+            with LocalEngine(store, bench) as engine:
+                (job,) = engine.wait([engine.submit(spec).id])
+    finally:
+        os.umask(before)
+    assert job.evaluation is not None, job.failure
+    assert job.evaluation.valid
 
 
 def test_the_same_wish_is_one_job_and_the_same_tree_is_measured_once(store: RunStore, bench: Bench, wish: Wish) -> None:
