@@ -26,6 +26,8 @@ from xar_agent.jobs.records import load
 from xar_agent.jobs.training import TrainingPlan, train
 from xar_agent.store import append_line, read_lines, to_json, write_json
 
+Key = tuple[float, int]
+"""Compute and seed of a run."""
 CURVE_SHARE = 4
 """Points of the curve off 1x get a quarter of the seeds: their slope matters, not their spread."""
 MIN_CURVE_SEEDS = 3
@@ -120,29 +122,44 @@ def calibrate(
     """
     if n < 2:
         raise UserError("a baseline needs at least two seeds: one has no spread")
-    path = baseline_path(bench.env, bench.preset_name)
-    values_path = path.with_suffix(".values.jsonl")
-    done = read_runs(values_path)
     wanted = [(c, seed) for c in sorted({*compute, 1.0}) for seed in seeds_at(c, n)]
-    missing = [key for key in wanted if key not in done]
-    turn = threading.Lock()
-
-    def one(key: tuple[float, int]) -> None:
-        run = measure(bench, *key, cancel=cancel)
-        with turn:
-            append_line(values_path, asdict(run), fsync=True)
-            done[key] = run
-            if on_progress:
-                on_progress(CalibrationProgress(sum(k in done for k in wanted), len(wanted), run))
-
-    if on_progress:
-        on_progress(CalibrationProgress(len(wanted) - len(missing), len(wanted), None))
-    stop = run_all(one, missing, parallel)
-    if stop:
-        raise stop
-    baseline = summarise(bench, [done[key] for key in wanted])
-    write_json(path, baseline.model_dump())
+    ledger = Ledger(baseline_path(bench.env, bench.preset_name).with_suffix(".values.jsonl"), wanted, on_progress)
+    stop = cancel if cancel is not None else threading.Event()
+    run_all(lambda key: ledger.add(measure(bench, *key, cancel=stop)), ledger.missing, parallel, stop)
+    baseline = summarise(bench, [ledger.runs[key] for key in wanted])
+    write_json(baseline_path(bench.env, bench.preset_name), baseline.model_dump())
     return baseline
+
+
+class Ledger:
+    """The values of a calibration, each on disk as soon as it is known."""
+
+    def __init__(
+        self, path: Path, wanted: Sequence[Key], on_progress: Callable[[CalibrationProgress], None] | None
+    ) -> None:
+        self._path = path
+        self._wanted = wanted
+        self._on_progress = on_progress
+        self._turn = threading.Lock()
+        self.runs = read_runs(path)
+        self.missing = [key for key in wanted if key not in self.runs]
+        self._report(None)
+
+    def add(self, run: Run) -> None:
+        """Save one more.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        with self._turn:
+            append_line(self._path, asdict(run), fsync=True)
+            self.runs[run.compute, run.seed] = run
+            self._report(run)
+
+    def _report(self, last: Run | None) -> None:
+        if self._on_progress:
+            n_done = sum(key in self.runs for key in self._wanted)
+            self._on_progress(CalibrationProgress(n_done, len(self._wanted), last))
 
 
 def seeds_at(compute: float, n: int) -> range:
@@ -151,22 +168,24 @@ def seeds_at(compute: float, n: int) -> range:
     return range(CALIBRATION_SEED, CALIBRATION_SEED + count)
 
 
-def run_all(
-    one: Callable[[tuple[float, int]], None], keys: Sequence[tuple[float, int]], parallel: int
-) -> BaseException | None:
-    """Call for every key, some at a time; after the first error no further one begins. That error is returned."""
+def run_all(one: Callable[[Key], None], keys: Sequence[Key], parallel: int, stop: threading.Event) -> None:
+    """Call for every key, some at a time. After the first error no further one begins, and it is raised.
+
+    Ctrl-C sets ``stop``: leaving the pool waits for what runs, which may take minutes otherwise.
+    """
     with ThreadPoolExecutor(max_workers=parallel, thread_name_prefix="calibrate") as pool:
         futures = [pool.submit(one, key) for key in keys]
         try:
             for future in futures:
                 future.result()
         except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
-            return error
-    return None
+            raise
 
 
-def read_runs(path: Path) -> dict[tuple[float, int], Run]:
+def read_runs(path: Path) -> dict[Key, Run]:
     """Values of an earlier call."""
     if not path.exists():
         return {}

@@ -76,7 +76,8 @@ def prepare_data(
     folder = cache_folder() / "data" / f"{env.name}-{version}"
     if (digest := verify(folder)) is None:
         run_prepare(program, folder, source, on_progress)
-        make_readable(folder)
+        if folder.is_dir():
+            make_readable(folder)
         digest = verify(folder)
     if digest is None:
         raise DataUnavailable(

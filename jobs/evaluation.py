@@ -71,7 +71,7 @@ def evaluate(
         folder: new, host side; the caller removes it.
         split: which text; "smoke" is training text.
         patience: how long a worker may take.
-        cancel: ends it when set.
+        cancel: ends it.
 
     Raises:
         EvaluationError: the evaluator itself failed.
@@ -91,8 +91,7 @@ def evaluate(
         except FrameError as error:
             raise EvaluationError(f"the evaluator {error}: {tail_of(folder / 'evaluator.log')}") from error
     value, metrics, checks = parse_result(result)
-    failure = failure_of(value, checks, relay)
-    return Measurement(value, metrics, checks, failure, audit_seed, relay.cpu_s)
+    return Measurement(value, metrics, checks, failure_of(value, checks, relay), audit_seed, relay.cpu_s)
 
 
 def start_evaluator(

@@ -49,10 +49,8 @@ def fidelity(
     curve = read_curve(jobs_dir / done.id / CURVE)
     first = tuple((point.step, point.loss) for point in curve if point.step <= PROBE_STEPS)
     reference = cpu_reference(bench, done.spec.seed, cancel=cancel).first_losses
-    if not first or not reference:
-        return "unknown"
-    if first != reference:
-        return "effect"
+    if not first or first != reference:
+        return "effect" if first and reference else "unknown"
     base = same_seed_base(bench, done.spec, cancel)
     if base is None:
         return "unknown"
