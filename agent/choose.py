@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from xar_agent.agent.local_files import DEFAULT, known_model, verified
 from xar_agent.agent.messages import ChatModel
@@ -78,7 +79,7 @@ def choose_model(
     settled = "XAR_MODEL" if configured == in_environ else "as set"
     for name, origin in ((flag, "--model"), (configured, settled), (in_environ, "XAR_MODEL")):
         if name is not None and (name.strip() or origin == "--model"):
-            return named_choice(name.strip(), origin, base, source)
+            return named_choice(name.strip(), origin, base if is_openai(name) else server_url(api_base, {}), source)
     if base:
         return choice_of(f"openai/{only_model(base, source)}", "server", "the server's only model", base)
     for variable, default in PROVIDERS.values():
@@ -87,8 +88,13 @@ def choose_model(
     return choice_of(f"{LOCAL_PREFIX}{DEFAULT}", "local", "no model was named and no key was found", None)
 
 
+def is_openai(name: str) -> bool:
+    """The name says OpenAI's protocol: ``OPENAI_BASE_URL`` is meant for these, and for no other server's."""
+    return name.strip().startswith("openai/")
+
+
 def named_choice(name: str, origin: str, base: str | None, environ: Mapping[str, str]) -> ModelChoice:
-    """The choice for a name that the user gave."""
+    """The choice for a name that the user gave; ``base`` is the server that was named for such a model."""
     if name.startswith(LOCAL_PREFIX):
         return choice_of(f"{LOCAL_PREFIX}{known_model(name).name}", "local", origin, None)
     if name.startswith(SCRIPTED_PREFIX):
@@ -100,9 +106,7 @@ def named_choice(name: str, origin: str, base: str | None, environ: Mapping[str,
             f"write PROVIDER/NAME such as openai/gpt-5-mini or openai/NAME for a server at OPENAI_BASE_URL, "
             f"or {LOCAL_PREFIX}{DEFAULT}",
         )
-    if base and prefix == "openai":
-        return choice_of(name, "server", origin, base)
-    if prefix in OWN_SERVERS:
+    if prefix in OWN_SERVERS or (base and prefix == "openai"):
         return choice_of(name, "server", origin, base)
     variable = PROVIDERS.get(prefix, ("", ""))[0]
     if variable and not environ.get(variable):
@@ -134,10 +138,26 @@ def server_url(api_base: str | None, environ: Mapping[str, str]) -> str | None:
     Raises:
         ConfigError: it is no URL.
     """
-    url = (api_base or environ.get("OPENAI_BASE_URL") or environ.get("OPENAI_API_BASE") or "").strip().rstrip("/")
-    if url and not re.match(r"https?://[^/\s]+", url):
-        raise ConfigError(f"OPENAI_BASE_URL={url!r} is not a URL", "it looks like http://localhost:8000/v1")
+    settings = {"api_base": api_base, **{name: environ.get(name) for name in ("OPENAI_BASE_URL", "OPENAI_API_BASE")}}
+    origin, value = next(((name, text) for name, text in settings.items() if text), ("", ""))
+    url = value.strip().rstrip("/")
+    if url and not is_url(url):
+        raise ConfigError(f"{origin}={url!r} is not a URL", "it looks like http://localhost:8000/v1")
     return url or None
+
+
+def is_url(text: str) -> bool:
+    """An address of a web server, with a port that there can be."""
+    try:
+        parts = urlsplit(text)
+        return (
+            parts.scheme in {"http", "https"}
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not re.search(r"\s", text)
+        )
+    except ValueError:
+        return False
 
 
 def only_model(base: str, environ: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from xar_agent.agent.recorder import Recorder
 from xar_agent.agent.state import State, add_bill, fold, reply_from
 from xar_agent.agent.trajectory import FILE_NAME, Event, TrajectoryWriter, active_path, last_complete, read_trajectory
 from xar_agent.agent.types import Idea, Implementation, Usage
-from xar_agent.errors import StoreError
+from xar_agent.errors import PatchRefused, StoreError
 from xar_agent.jobs.bench import Bench
 from xar_agent.jobs.records import dump, load
 from xar_agent.jobs.types import Job, SmokeReport
@@ -132,20 +132,18 @@ def load_implementation(idea: Idea, bench: Bench, folder: Path) -> Implementatio
     """The implementation that an ended episode recorded.
 
     Raises:
-        StoreError: the episode has not ended, or its files are missing.
+        StoreError: the episode has not ended, or the run's store no longer has what it recorded.
     """
     end = next((e.data for e in reversed(active_path(read_events(folder))) if e.type == "run_end"), None)
     if end is None:
         raise StoreError(f"{folder} holds no finished episode")
-    diff = (folder / PATCH_FILE).read_text() if (folder / PATCH_FILE).exists() else ""
     smoke = folder / SMOKE_FILE
-    patch = Patch(**{**end["patch"], "diff": diff, "files": tuple(end["patch"]["files"])})
     return Implementation(
         idea=idea,
         outcome=end["outcome"],
         exit_reason=end["exit_reason"],
-        patch=patch,
-        tree=bench.add_patch(patch),
+        patch=recorded_patch(end, bench, folder),
+        tree=end["tree"],
         smoke=load(SmokeReport, smoke.read_text()) if smoke.exists() else None,
         trajectory=folder / FILE_NAME,
         steps=end["steps"],
@@ -153,6 +151,28 @@ def load_implementation(idea: Idea, bench: Bench, folder: Path) -> Implementatio
         model=end["model"],
         duration_s=end["duration_s"],
     )
+
+
+def recorded_patch(end: dict[str, Any], bench: Bench, folder: Path) -> Patch:
+    """The patch as the run's store has it: secrets are masked in patch.diff, which is for people.
+
+    Raises:
+        StoreError: it is not the one that the episode recorded, or not there.
+    """
+    hint = "use another --run: the idea is then implemented anew"
+    try:
+        patch = bench.diff(end["tree"])
+    except PatchRefused as error:
+        raise StoreError(f"the patch of {folder} cannot be read from the run's store: {error}", hint) from error
+    if patch.sha256 != end["patch"]["sha256"]:
+        raise StoreError(f"the patch in the run's store is not the one that {folder} recorded", hint)
+    return patch
+
+
+def repairs_on_record(folder: Path) -> int:
+    """How often a crash of the full run went back to the agent already."""
+    path = active_path(read_events(folder))
+    return sum(event.type == "context" and event.data["reason"] == "repair" for event in path)
 
 
 def editable_texts(bench: Bench, tree_hash: str) -> dict[str, str]:

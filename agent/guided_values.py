@@ -140,7 +140,8 @@ def write_number(number: float, like: float) -> str:
 
 def literals(node: ast.AST) -> set[float]:
     """Every number that is written in the code."""
-    return {float(n.value) for n in ast.walk(node) if isinstance(n, ast.Constant) and type(n.value) in (int, float)}
+    constants = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant)]
+    return {float(value) for value in constants if isinstance(value, int | float) and not isinstance(value, bool)}
 
 
 def named_constants(idea: str, parts: Sequence[Part], picked: Part, known: Mapping[str, ast.expr]) -> list[Part]:

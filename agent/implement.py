@@ -45,13 +45,21 @@ class Order:
     bench: Bench
     model: ChatModel
     limits: EpisodeLimits
+    """Of the whole episode, parts before an interruption included."""
     episode_dir: Path
+    """Receives trajectory.jsonl, patch.diff, smoke.json and logs."""
     parent: Patch | None
+    """Where to start from."""
     on_step: Callable[[StepEvent], None] | None
+    """Hears of each tool call."""
     cancel: threading.Event | None
+    """Ends the episode before its next step when set."""
     run_id: str
+    """Written on each event; empty takes the folder's name."""
     submit: bool
+    """False ends the episode with a passing smoke test."""
     feedback: str
+    """Said to the model first; reopens an ended episode."""
 
 
 def implement(
@@ -70,39 +78,37 @@ def implement(
 ) -> Implementation:
     """Let the model carry the idea out in a sandbox; the patch so far is recorded whatever ends the episode.
 
-    An episode that is on record in ``episode_dir`` goes on from its last complete step; one that has ended is returned
-    as it is, unless there is ``feedback``.
+    An episode on record goes on from its last complete step; one that has ended is returned, unless there is feedback.
 
-    Args:
-        idea: what to try.
-        bench: the environment and what goes with it.
-        model: who does it.
-        limits: of the whole episode, parts before an interruption included.
-        episode_dir: receives trajectory.jsonl, patch.diff, smoke.json and logs.
-        parent: a patch to start from.
-        on_step: hears of each tool call.
-        cancel: ends the episode before its next step when set.
-        run_id: written on each event.
-        submit: False ends the episode with a passing smoke test.
-        feedback: said to the model first; reopens an ended episode.
+    The arguments are the fields of ``Order``.
 
     Raises:
         ModelUnavailable, UnknownName, ToolsRefused: no reply came; what was done is recorded, and may be resumed.
-        SandboxError: the sandbox failed; likewise.
+        SandboxError, Interrupted, KeyboardInterrupt: likewise.
         PatchRefused: the parent does not fit the environment's base.
         UserError: the recorded episode belongs to another version of the environment.
-        Interrupted, KeyboardInterrupt: likewise recorded.
     """
     order = Order(
         idea, bench, model, limits, episode_dir, parent, on_step, cancel, run_id or episode_dir.name, submit, feedback
     )
-    past = restore(read_events(episode_dir))
-    if past is not None and past.base != bench.base_tree:
-        hint = "use another --run, or install the version that began it"
-        raise UserError(f"{episode_dir} was begun with another version of environment {bench.env.name!r}", hint)
+    past = past_of(order)
     if past is not None and not feedback and not may_go_on(past):
         return load_implementation(idea, bench, episode_dir)
     return in_sandbox(order, past)
+
+
+def past_of(order: Order) -> Restored | None:
+    """What is on record of the episode.
+
+    Raises:
+        UserError: it belongs to another version of the environment.
+    """
+    past = restore(read_events(order.episode_dir))
+    if past is not None and past.base != order.bench.base_tree:
+        whose = f"another version of environment {order.bench.env.name!r}"
+        hint = "use another --run, or install the version that began it"
+        raise UserError(f"{order.episode_dir} was begun with {whose}", hint)
+    return past
 
 
 def in_sandbox(order: Order, past: Restored | None) -> Implementation:

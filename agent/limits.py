@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from xar_agent.agent.state import State
+from xar_agent.errors import BudgetReached, Interrupted
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +21,7 @@ class EpisodeLimits:
     budget_tokens: int | None = None
     """Input and output together, over all calls."""
     wall_s: float | None = None
-    """Seconds from the episode's start, or from its resumption."""
+    """Seconds from the start, or from the resumption."""
 
 
 class Meter:
@@ -40,5 +44,33 @@ class Meter:
         if limits.budget_tokens is not None and tokens >= limits.budget_tokens:
             return f"budget of {limits.budget_tokens} tokens reached ({tokens})"
         if limits.wall_s is not None and time.monotonic() - self.started >= limits.wall_s:
-            return f"time limit of {limits.wall_s:g} s reached"
+            return "the time budget is used up"
         return ""
+
+
+@contextmanager
+def deadline(cancel: threading.Event, wall_s: float | None) -> Iterator[None]:
+    """Set the event when the time is over; None means no limit. For what has no limit of its own, such as training.
+
+    Raises:
+        BudgetReached: the work ended because it was.
+    """
+    over = threading.Event()
+
+    def end() -> None:
+        over.set()
+        cancel.set()
+
+    timer = threading.Timer(wall_s or 0, end)
+    timer.daemon = True
+    if wall_s is not None:
+        timer.start()
+    try:
+        yield
+    except Interrupted as error:
+        if not over.is_set():
+            raise
+        hint = "the same command with a larger budget and --run with the run's name goes on from there"
+        raise BudgetReached("the time budget is used up", hint) from error
+    finally:
+        timer.cancel()

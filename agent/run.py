@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from xar_agent import prompts
-from xar_agent.agent.episode import load_implementation, read_events, record_jobs
+from xar_agent.agent.episode import load_implementation, read_events, record_jobs, repairs_on_record
 from xar_agent.agent.implement import implement
-from xar_agent.agent.limits import EpisodeLimits
+from xar_agent.agent.limits import EpisodeLimits, deadline
 from xar_agent.agent.messages import ChatModel
+from xar_agent.agent.trajectory import active_path
 from xar_agent.agent.types import Idea, Implementation
 from xar_agent.envs.spec import Baseline
 from xar_agent.errors import StoreError
 from xar_agent.jobs.bench import Bench
-from xar_agent.jobs.measured import Measured, measure_patch
+from xar_agent.jobs.measured import Measured, measure_patch, measured_so_far
 from xar_agent.jobs.records import IdeaRecord, ImplementationRecord, Spend
 from xar_agent.jobs.runs import RunStore
 from xar_agent.jobs.types import Evaluation, Failure, FailureClass, Fidelity, Job, Score, Verdict
@@ -32,8 +34,7 @@ OnEvent = Callable[[Any], None]
 class IdeaResult:
     """What one idea came to."""
 
-    implementation: Implementation | None
-    """None when a person's own patch was measured."""
+    implementation: Implementation
     jobs: tuple[Job, ...] = ()
     """Full runs of the last submitted patch, one a seed."""
     score: Score | None = None
@@ -74,7 +75,7 @@ def run_idea(
         bench: the environment and what goes with it.
         store: the run, open for writing.
         model: who implements; closed before the full runs, which need the processor.
-        limits: of the episode, repairs included.
+        limits: of the episode, repairs included; its time is the whole idea's, training included.
         seeds: one full run each.
         repairs: how often a crash of the full run may go back to the agent.
         parent: a patch to start from.
@@ -84,31 +85,35 @@ def run_idea(
 
     Raises:
         ModelUnavailable, SandboxError, Interrupted, KeyboardInterrupt: what was done is recorded, and may be resumed.
+        BudgetReached: the time was over during training; likewise. An episode ends as over_budget instead.
         StoreError: it cannot be recorded.
     """
     store.add_idea(IdeaRecord(idea.id, idea.text, idea.env, idea.parents, idea.origin, idea.epoch))
-    return Attempt(idea, bench, store, model, limits, parent, submit, on_event, cancel).run(seeds, repairs)
+    stop = cancel or threading.Event()
+    return Attempt(idea, bench, store, model, limits, parent, submit, on_event, stop, time.monotonic()).run(
+        seeds, repairs
+    )
 
 
-def run_patch(
-    patch: Patch,
-    *,
-    bench: Bench,
-    store: RunStore,
-    seeds: Sequence[int],
-    idea_id: str,
-    on_event: OnEvent | None = None,
-    cancel: threading.Event | None = None,
-) -> IdeaResult:
-    """Measure a patch that is there already, through the same jobs and checks; its idea is on record.
+def recorded_result(idea: Idea, bench: Bench, store: RunStore) -> IdeaResult | None:
+    """What is on record of an idea that an error has ended; None when its episode did not get so far as an end.
 
     Raises:
-        PatchRefused: it does not fit the environment's base, or touches what may not be changed.
-        Interrupted: it was cancelled; the jobs are recorded as such.
+        StoreError: the record cannot be read.
     """
-    tree = bench.add_patch(patch)
-    measured = measure_patch(store, bench, idea_id, patch, tree, seeds, on_event=on_event, cancel=cancel)
-    return IdeaResult(None, measured.jobs, measured.score, measured.fidelity, measured.baseline)
+    folder = store.dir / "impl" / idea.id
+    if not any(event.type == "run_end" for event in active_path(read_events(folder))):
+        return None
+    made = load_implementation(idea, bench, folder)
+    found = measured_so_far(store, bench, idea.id, made.tree)
+    return idea_result(made, found, repairs_on_record(folder))
+
+
+def idea_result(made: Implementation, found: Measured | None, repairs: int) -> IdeaResult:
+    """Both halves in one; without training only the first."""
+    if found is None:
+        return IdeaResult(made, repairs=repairs)
+    return IdeaResult(made, found.jobs, found.score, found.fidelity, found.baseline, repairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +128,15 @@ class Attempt:
     parent: Patch | None
     submit: bool
     on_event: OnEvent | None
-    cancel: threading.Event | None
+    cancel: threading.Event
+    began: float
+    """By the monotonic clock."""
+
+    @property
+    def left_s(self) -> float | None:
+        """Of the time that the idea may take; None means no limit."""
+        limit_s = self.limits.wall_s
+        return None if limit_s is None else max(round(limit_s - (time.monotonic() - self.began), 3), 0.0)
 
     @property
     def episode_dir(self) -> Path:
@@ -134,17 +147,17 @@ class Attempt:
         """The episode, its full runs, and both again after a crash that may be mended."""
         implementation = self.implement()
         measured = self.measure(implementation, seeds)
-        used = 0
-        while used < repairs and measured is not None and (crash := crash_of(measured)) is not None:
+        used = repairs_on_record(self.episode_dir)
+        while (
+            used < repairs and self.left_s != 0 and measured is not None and (crash := crash_of(measured)) is not None
+        ):
             used += 1
             before = implementation.tree
             implementation = self.implement(feedback_on(crash))
             if implementation.outcome != "submitted" or implementation.tree == before:
                 break
             measured = self.measure(implementation, seeds)
-        if measured is None:
-            return IdeaResult(implementation)
-        return IdeaResult(implementation, measured.jobs, measured.score, measured.fidelity, measured.baseline, used)
+        return idea_result(implementation, measured, used)
 
     def implement(self, feedback: str = "") -> Implementation:
         """The episode, or its next part; recorded in the run's database however it ends."""
@@ -153,7 +166,7 @@ class Attempt:
                 self.idea,
                 self.bench,
                 self.model,
-                limits=self.limits,
+                limits=replace(self.limits, wall_s=self.left_s),
                 episode_dir=self.episode_dir,
                 parent=self.parent,
                 on_step=self.on_event,
@@ -176,16 +189,17 @@ class Attempt:
         if implementation.outcome != "submitted" or not self.submit:
             return None
         self.model.close()
-        measured = measure_patch(
-            self.store,
-            self.bench,
-            self.idea.id,
-            implementation.patch,
-            implementation.tree,
-            seeds,
-            on_event=self.on_event,
-            cancel=self.cancel,
-        )
+        with deadline(self.cancel, self.left_s):
+            measured = measure_patch(
+                self.store,
+                self.bench,
+                self.idea.id,
+                implementation.patch,
+                implementation.tree,
+                seeds,
+                on_event=self.on_event,
+                cancel=self.cancel,
+            )
         record_jobs(self.episode_dir, self.store.name, measured.jobs)
         return measured
 

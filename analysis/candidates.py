@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from xar_agent.envs.spec import Baseline
+from xar_agent.jobs.lock import is_active
 from xar_agent.jobs.records import IdeaRecord, ImplementationRecord
-from xar_agent.jobs.runs import RunStore, is_active
-from xar_agent.jobs.scoring import score, with_fidelity
+from xar_agent.jobs.runs import RunStore
+from xar_agent.jobs.scoring import score, with_failed_jobs, with_fidelity
 from xar_agent.jobs.types import Evaluation, Failure, FailureClass, Fidelity, Job, JobState, Score
 
 
@@ -21,6 +23,7 @@ class Candidate:
     implementation: ImplementationRecord | None
     """None for a person's own diff, or while the agent is at work."""
     jobs: tuple[Job, ...]
+    """Full runs of the patch that was submitted last, one a seed."""
     score: Score | None
     """None when no job got as far as the evaluator."""
     fidelity: Fidelity
@@ -71,16 +74,32 @@ def read_candidates(store: RunStore) -> tuple[Candidate, ...]:
 def candidate_of(store: RunStore, idea: IdeaRecord) -> Candidate:
     """One idea with everything that the run has about it."""
     jobs = read_jobs(store, idea.id)
-    evaluations = [job.evaluation for job in jobs if job.evaluation is not None]
+    made = store.implementations(idea.id)
+    judged = jobs_of_last_patch(jobs, [row.tree for row in made])
+    evaluations = [job.evaluation for job in judged if job.evaluation is not None]
     finding = store.finding(idea.id)
     baseline = finding.baseline if finding else None
     fidelity: Fidelity = finding.fidelity if finding else "unknown"
-    scored = with_fidelity(score(evaluations, baseline, evaluations[0].direction), fidelity) if evaluations else None
-    made = store.implementations(idea.id)
+    scored = None
+    if evaluations:
+        scored = with_failed_jobs(score(evaluations, baseline, evaluations[0].direction), judged)
+        scored = with_fidelity(scored, fidelity)
     prices = [spent.cost_usd for spent in store.spend(idea.id)]
     known = [price for price in prices if price is not None]
     cost = sum(known) if len(known) == len(prices) else None
-    return Candidate(idea, made[-1] if made else None, jobs, scored, fidelity, baseline, cost)
+    return Candidate(idea, made[-1] if made else None, judged, scored, fidelity, baseline, cost)
+
+
+def jobs_of_last_patch(jobs: Sequence[Job], trees: Sequence[str]) -> tuple[Job, ...]:
+    """The jobs that count: those of the patch that was submitted last; earlier ones crashed and were repaired.
+
+    Args:
+        jobs: of one idea, oldest first.
+        trees: of its implementations, oldest first; none for a person's own diff.
+    """
+    measured = {job.spec.tree for job in jobs}
+    last = next((tree for tree in reversed(trees) if tree in measured), jobs[-1].spec.tree if jobs else "")
+    return tuple(job for job in jobs if job.spec.tree == last)
 
 
 def rank(candidate: Candidate) -> tuple[int, float]:

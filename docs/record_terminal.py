@@ -77,10 +77,11 @@ def main() -> int:
     from rich.console import Console
 
     target, argv = Path(sys.argv[1]), sys.argv[sys.argv.index("--") + 1 :]
+    shown = os.environ.get("SHOWN", " ".join(argv))  # the same command without what only the recording needs
     output, code = run_in_terminal(argv)
     with Path(os.devnull).open("w") as nowhere:
         console = Console(record=True, width=COLUMNS, file=nowhere)
-        console.print(f"$ {' '.join(argv)}", style="bold")
+        console.print(f"$ {shown}", style="bold")
         for line in screen_lines(output):
             console.print(line)
         console.save_svg(str(target), title="xar-agent")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -9,9 +10,11 @@ import subprocess
 import sys
 import threading
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE
 from typing import IO
 
 from xar_agent.envs.spec import EnvSpec
@@ -75,15 +78,37 @@ def prepare_data(
     version = hashlib.sha256(program.read_bytes()).hexdigest()[:10]
     folder = cache_folder() / "data" / f"{env.name}-{version}"
     if (digest := verify(folder)) is None:
-        run_prepare(program, folder, source, on_progress)
-        if folder.is_dir():
-            make_readable(folder)
-        digest = verify(folder)
+        with alone(folder):
+            if (digest := verify(folder)) is None:  # another process may have built it meanwhile
+                run_prepare(program, folder, source, on_progress)
+                if folder.is_dir():
+                    make_readable(folder)
+                digest = verify(folder)
     if digest is None:
         raise DataUnavailable(
             f"{program.name} of {env.name} left an incomplete data set in {folder}", "delete that folder and try again"
         )
     return DataSet(folder, digest)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until nobody else builds this data set; the kernel lets go of the lock however the process ends.
+
+    Raises:
+        DataUnavailable: the cache cannot be written.
+    """
+    path = folder.with_name(f"{folder.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise DataUnavailable(f"cannot write to the cache {path.parent}: {error.strerror}", "set XAR_CACHE") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def verify(folder: Path) -> str | None:
@@ -107,19 +132,23 @@ def make_readable(folder: Path) -> None:
 def run_prepare(
     program: Path, folder: Path, source: Path | None, on_progress: Callable[[PrepareProgress], None] | None
 ) -> None:
-    """Run the environment's own prepare program; it is trusted and may download.
+    """Run the environment's own prepare program; it is trusted and may download. All of it ends with this process.
 
     Raises:
         DataUnavailable: it failed; the message is its last line.
     """
-    command = [sys.executable, "-P", str(program), str(folder), *(["--source", str(source)] if source else [])]
+    keeper = [sys.executable, "-I", str(Path(__file__).with_name("prepare_child.py"))]
+    command = [*keeper, sys.executable, "-P", str(program), str(folder), *(["--source", str(source)] if source else [])]
     environment = {name: value for name, value in os.environ.items() if not SECRET_NAME.search(name)}
     hint = "the preparation needs the network once"
     try:
-        process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command, env=environment, text=True, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True
+        )
     except OSError as error:
         raise DataUnavailable(f"cannot run {program}: {error}") from error
     with process:
+        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
         said: list[str] = []
@@ -129,10 +158,9 @@ def run_prepare(
             for line in process.stdout:
                 if on_progress and (progress := parse_progress(line)):
                     on_progress(progress)
-        except BaseException:
-            process.kill()
-            raise
-        listener.join()
+            listener.join()
+        finally:
+            process.stdin.close()  # the end of the program and of all that it started, if it has not ended
     if process.returncode != 0:
         last = "".join(said).strip().splitlines() or [f"exit code {process.returncode}"]
         raise DataUnavailable(redact(last[-1]), hint)

@@ -45,6 +45,7 @@ class Measurement:
     audit_seed: int
     """Was secret while the evaluation ran."""
     worker_cpu_s: float
+    """CPU seconds of the costliest worker."""
 
     @property
     def valid(self) -> bool:

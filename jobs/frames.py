@@ -16,6 +16,7 @@ from typing import Any
 
 from xar_agent.errors import Interrupted
 from xar_agent.sandbox.protocol import Process
+from xar_agent.store import plain_json
 
 MAX_HEADER_BYTES = 65_536
 CHUNK_BYTES = 1 << 20
@@ -25,6 +26,10 @@ TICK_S = 0.2
 
 class FrameError(Exception):
     """The other side does not speak in frames, or not in time; the text says what it did."""
+
+
+class Late(FrameError):
+    """It did not read or answer by the deadline."""
 
 
 class WrongShape(FrameError):
@@ -123,7 +128,7 @@ class FramePipe:
                 raise Interrupted("cancelled during the evaluation")
             left_s = deadline - time.monotonic()
             if left_s <= 0:  # also when it drips: each byte would begin a new wait
-                raise FrameError(f"{otherwise} in time")
+                raise Late(f"{otherwise} in time")
             if poll.poll(1000 * min(TICK_S, left_s)):
                 return
 
@@ -135,7 +140,7 @@ def parse_header(line: bytes) -> dict[str, Any]:
         FrameError: it is no JSON object with a sensible "nbytes".
     """
     try:
-        header = json.loads(line)
+        header = plain_json(json.loads(line))
     except (ValueError, RecursionError):
         raise FrameError("answered a header that is not JSON") from None
     if not isinstance(header, dict) or type(header.get("nbytes")) is not int or header["nbytes"] < 0:

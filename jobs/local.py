@@ -97,7 +97,7 @@ class LocalEngine:
             event = self._cancels.get(job_id)
             if event is not None and not event.is_set():
                 event.set()
-                self._store.set_state(job_id, JobState.CANCELLING)
+                self._store.begin_cancel(job_id)
 
     def close(self) -> None:
         """Cancel what still runs, wait until it has ended and is recorded. Calling twice is fine."""
@@ -149,7 +149,7 @@ class LocalEngine:
         job_dir = self._store.job_dir(job.id)
         claim(job_dir, job.attempt)
         self._store.set_state(job.id, JobState.RUNNING)
-        return run_job(
+        outcome = run_job(
             self._bench,
             job.spec,
             job_dir,
@@ -157,6 +157,10 @@ class LocalEngine:
             on_event=lambda event: self._tell(job.id, event),
             cancel=cancel,
         )
+        if outcome.train_wall_s:
+            used = Spend(job.spec.idea_id, "train", cpu_s=outcome.train_cpu_s, wall_s=outcome.train_wall_s)
+            self._store.add_spend(used)
+        return outcome
 
     def _finish(self, job: Job, outcome: JobOutcome) -> None:
         """Record how it ended; an evaluation and the job's end in one transaction."""
@@ -166,8 +170,6 @@ class LocalEngine:
             return
         key = cache_key(job.spec, self._bench)
         self._store.record_evaluation(job.id, job.attempt, evaluation, key, outcome.failure)
-        spend = Spend(job.spec.idea_id, "train", cpu_s=evaluation.train_cpu_s, wall_s=evaluation.train_wall_s)
-        self._store.add_spend(spend)
 
     def _tell(self, job_id: str, event: JobEvent) -> None:
         listener = self._listeners.get(job_id)

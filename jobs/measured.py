@@ -13,7 +13,7 @@ from xar_agent.jobs.bench import Bench
 from xar_agent.jobs.fidelity import fidelity
 from xar_agent.jobs.local import LocalEngine
 from xar_agent.jobs.runs import RunStore
-from xar_agent.jobs.scoring import score, with_fidelity
+from xar_agent.jobs.scoring import score, with_failed_jobs, with_fidelity
 from xar_agent.jobs.types import Fidelity, Job, JobSpec, Score
 from xar_agent.jobs.worker import JobEvent
 from xar_agent.sandbox.protocol import Patch
@@ -68,9 +68,18 @@ def measure_patch(
     baseline = baseline_for(bench.env, bench.preset_name)
     found = fidelity(bench, tree, jobs, jobs_dir=store.dir / "jobs", cancel=cancel)
     store.record_finding(idea_id, found, baseline)
-    return Measured(
-        tuple(jobs), with_fidelity(score(evaluations, baseline, bench.env.direction), found), found, baseline
-    )
+    scored = with_failed_jobs(score(evaluations, baseline, bench.env.direction), jobs)
+    return Measured(tuple(jobs), with_fidelity(scored, found), found, baseline)
+
+
+def measured_so_far(store: RunStore, bench: Bench, idea_id: str, tree: str) -> Measured | None:
+    """What is on record of a patch's full runs, without a check of its effect; None when there was none."""
+    jobs = tuple(job for job in store.jobs(idea_id) if job.spec.tree == tree)
+    if not jobs:
+        return None
+    evaluations = [job.evaluation for job in jobs if job.evaluation is not None]
+    baseline = baseline_for(bench.env, bench.preset_name)
+    return Measured(jobs, score(evaluations, baseline, bench.env.direction), "unknown", baseline)
 
 
 def wait_for(

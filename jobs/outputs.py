@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xar_agent.store import store_errors, to_json, write_all
+from xar_agent.store import plain_json, store_errors, to_json, write_all
 
 OUT = "out"
 MAX_CHECKPOINT_FILES = 16
@@ -63,6 +63,34 @@ def open_out(workspace: Path) -> Iterator[int]:
         yield out
 
 
+def open_up(workspace: Path) -> None:
+    """Let the host enter the workspace and its out folder again, whatever mode the run gave them.
+
+    Raises:
+        BadOutput: out is no folder of ours.
+    """
+    try:
+        top = enterable(workspace, None)
+        try:
+            with suppress(FileNotFoundError, NotADirectoryError):  # whoever looks for a checkpoint there says so
+                os.close(enterable(OUT, top))
+        finally:
+            os.close(top)
+    except PermissionError as error:
+        raise BadOutput(f"the workspace or its {OUT} folder cannot be entered") from error
+
+
+def enterable(name: str | Path, parent: int | None) -> int:
+    """Handle of a folder that has mode 755 now; by handle, so that it cannot become a link in between."""
+    handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        Path(f"/proc/self/fd/{handle}").chmod(0o755)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
 def collect_checkpoint(workspace: Path, target: Path, *, max_bytes: int = MAX_CHECKPOINT_BYTES) -> str:
     """Copy out/checkpoint* into a new folder; sha256 over names and contents.
 
@@ -89,6 +117,8 @@ def collect_checkpoint(workspace: Path, target: Path, *, max_bytes: int = MAX_CH
                 left -= size
     except (FileNotFoundError, NotADirectoryError):
         raise BadOutput("training wrote no out/checkpoint* (out is not a folder)") from None
+    except PermissionError:  # of reading: what is written raises StoreError
+        raise BadOutput(f"the workspace or its {OUT} folder cannot be read") from None
     return state.hexdigest()
 
 
@@ -172,7 +202,7 @@ def parse_curve_line(line: bytes) -> dict[str, Any] | None:
     if not line or len(line) > MAX_CURVE_LINE_BYTES:
         return None
     try:
-        values = json.loads(line)
+        values = plain_json(json.loads(line))
     except (ValueError, RecursionError):
         return None
     if not isinstance(values, dict) or not is_count(values.get("step", 0)) or not is_count(values.get("tokens", 0)):

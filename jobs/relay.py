@@ -13,7 +13,8 @@ from pathlib import Path
 
 from xar_agent.errors import EvaluationError
 from xar_agent.jobs.bench import WORKER, Bench
-from xar_agent.jobs.frames import Frame, FrameError, FramePipe, WrongShape, error_frame
+from xar_agent.jobs.classify import verdict_by_end
+from xar_agent.jobs.frames import Frame, FrameError, FramePipe, Late, WrongShape, error_frame
 from xar_agent.jobs.outputs import OUT
 from xar_agent.jobs.types import FailureClass
 from xar_agent.sandbox import open_sandbox
@@ -21,6 +22,9 @@ from xar_agent.sandbox.protocol import Bind, Process, Sandbox
 
 MAX_REPLY = 256 << 20
 MAX_WORKERS = 8
+END_S = 5.0
+"""A worker whose pipe has closed ends within this time, or has closed it on purpose."""
+TICK_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,9 @@ class Patience:
     call_s: float = 120.0
     send_s: float = 60.0
     total_s: float = 900.0
-    """For all workers of one evaluation together; a model that needs more is too slow."""
+    """Wall-clock seconds from the evaluation's start, its own work included; no worker is answered for afterwards."""
+    cpu_s: float | None = None
+    """CPU seconds of any one worker. None: counted, not limited."""
 
 
 PATIENCE = Patience()
@@ -61,6 +67,7 @@ class Relay:
     blame: FailureClass | None = None
     """What kind of failure a worker of the candidate had first."""
     cpu_s: float = 0.0
+    """Of the costliest worker so far."""
     n_started: int = 0
     begun: float = field(default_factory=time.monotonic)
 
@@ -69,6 +76,7 @@ class Relay:
 
         Raises:
             EvaluationError: the evaluator asks for what there is not.
+            SandboxLost: a worker's sandbox is gone; that is not the candidate's fault.
         """
         name = str(frame.header.get("id"))
         if frame.op == "worker" and name not in self.workers and self.n_started < MAX_WORKERS:
@@ -101,7 +109,8 @@ class Relay:
         sandbox.start()
         try:
             argv = [self.bench.python, "-P", sandbox.path_of(WORKER)]
-            process = sandbox.spawn(argv, timeout_s=self._left(), stderr_path=self.stderr_path(self.n_started))
+            stderr_path, limit_s = self.stderr_path(self.n_started), self.patience.cpu_s
+            process = sandbox.spawn(argv, timeout_s=self._left(), cpu_s=limit_s, stderr_path=stderr_path)
         except BaseException:
             sandbox.close()
             raise
@@ -122,7 +131,7 @@ class Relay:
         if worker is None:
             return error_frame("the worker has ended")
         if not self._left():
-            return self._give_up(name, FrameError("has used up the time of the evaluation"))
+            return self._give_up(name, Late("has used up the time of the evaluation"))
         head, max_reply = frame.header.get("head"), frame.header.get("max_reply")
         if not isinstance(head, dict) or type(max_reply) is not int or max_reply < 0:
             raise EvaluationError("the evaluator made a call without head or max_reply")
@@ -142,18 +151,40 @@ class Relay:
         return reply
 
     def _give_up(self, name: str, error: FrameError) -> Frame:
-        """A worker that broke the rules of the pipe is ended; the evaluator hears why."""
-        kind = FailureClass.SHAPE if isinstance(error, WrongShape) else FailureClass.CONTRACT
-        self.blame = self.blame or kind
+        """A worker that broke the rules of the pipe, or its limits, is ended; the evaluator hears why.
+
+        Raises:
+            SandboxLost: it ended because its sandbox did.
+        """
+        kinds = {Late: FailureClass.TIMEOUT, WrongShape: FailureClass.SHAPE}
+        found = kinds.get(type(error), FailureClass.CONTRACT), str(error)
+        if type(error) is FrameError:
+            found = limit_of(self.workers[name].process) or found
+        self.blame = self.blame or found[0]
         self._stop(name)
-        return error_frame(f"the worker {error}")
+        return error_frame(f"the worker {found[1]}")
 
     def _stop(self, name: str) -> None:
         worker = self.workers.pop(name, None)
         if worker:
-            self.cpu_s += worker.process.cpu_s()
+            used_s = worker.process.cpu_s()
             worker.process.kill()
+            self.cpu_s = max(self.cpu_s, used_s, worker.process.cpu_s())  # the last word comes with its end
             worker.sandbox.close()
 
     def _left(self) -> float:
         return max(self.begun + self.patience.total_s - time.monotonic(), 0.0)
+
+
+def limit_of(process: Process) -> tuple[FailureClass, str] | None:
+    """Which limit ended a worker; None when none did, or when it still runs.
+
+    Raises:
+        SandboxLost: its sandbox is gone.
+    """
+    deadline = time.monotonic() + END_S
+    while process.poll() is None:
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(TICK_S)
+    return verdict_by_end(process.wait())

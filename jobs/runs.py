@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -20,6 +19,7 @@ from typing import Any
 import xar_agent
 from xar_agent import prompts
 from xar_agent.errors import StoreError, UnknownName, UserError
+from xar_agent.jobs.lock import LOCK, is_active, take_lock
 from xar_agent.jobs.records import SCHEMA, RunSummary
 from xar_agent.jobs.tables import Tables
 from xar_agent.jobs.types import Failure, FailureClass, JobState
@@ -28,8 +28,9 @@ from xar_agent.store import open_database, store_errors, write_atomic, write_jso
 
 RUN_FILE = "run.json"
 DATABASE = "xar.db"
-LOCK = "driver.lock"
 REQUESTS = "requests"
+LEFTOVERS = frozenset({LOCK, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", REQUESTS})
+"""What a run that was cut off while it was being made may have left, besides half-written files of such names."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -39,10 +40,14 @@ class RunStore(Tables):
     Use it as a context manager, or close it.
     """
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection, lock: int | None) -> None:
+    def __init__(
+        self, folder: Path, connection: sqlite3.Connection, lock: int | None, *, made_folder: bool = False
+    ) -> None:
         super().__init__(connection, folder / DATABASE)
         self.dir = folder
         self.name = folder.name
+        self.made_folder = made_folder
+        """The folder was not there before: whoever made it may remove it again."""
         self._lock = lock
 
     @classmethod
@@ -55,7 +60,7 @@ class RunStore(Tables):
             settings: recorded in run.json with versions, prompt digests and the git commit; secrets are masked.
 
         Raises:
-            UserError: the name is taken or not fit for a folder.
+            UserError: the name is taken, not fit for a folder, or that of a folder with other things in it.
             StoreError: it cannot be written; nothing is left behind.
         """
         name = name or time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
@@ -64,10 +69,8 @@ class RunStore(Tables):
         folder = Path(runs_dir).absolute() / name
         if (folder / RUN_FILE).exists():
             raise UserError(f"run {name!r} exists already in {runs_dir}", "choose another --run, or resume that one")
-        made = not folder.exists()
+        made = make_folder(folder)
         try:
-            with store_errors(folder, "make"):
-                folder.mkdir(parents=True, exist_ok=True)
             lock = take_lock(folder)
             try:
                 connection = open_database(folder / DATABASE, SCHEMA)
@@ -79,7 +82,7 @@ class RunStore(Tables):
             if made:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        return cls(folder, connection, lock)
+        return cls(folder, connection, lock, made_folder=made)
 
     @classmethod
     def open(cls, runs_dir: Path, name: str | None = None, *, read_only: bool = False) -> RunStore:
@@ -103,6 +106,7 @@ class RunStore(Tables):
             os.close(lock)
             raise
         store.mark_lost()
+        store.take_requests()  # they were meant for attempts that have ended
         return store
 
     @classmethod
@@ -149,43 +153,21 @@ class RunStore(Tables):
         self.close()
 
 
-def take_lock(folder: Path) -> int:
-    """Descriptor that holds the run's lock; the kernel lets go of it however the process ends.
+def make_folder(folder: Path) -> bool:
+    """Make a run's folder; False when it was there already, empty or with leftovers of a run.
 
     Raises:
-        UserError: another process holds it.
+        UserError: something else lies there.
+        StoreError: it cannot be made.
     """
-    path = folder / LOCK
-    with store_errors(path, "lock"):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    with store_errors(folder, "make"):
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
-            os.close(descriptor)
-            hint = "wait for it, stop it, or use another --run"
-            raise UserError(f"run {folder.name!r} is in use by process {owner or '(unknown)'}", hint) from None
-        try:
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        except OSError:
-            os.close(descriptor)
-            raise
-    return descriptor
-
-
-def is_active(folder: Path) -> bool:
-    """Whether a driver holds the run's lock now."""
-    try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
+            folder.mkdir(parents=True)
+            return True
+        except FileExistsError:
+            names = [path.name for path in folder.iterdir()] if folder.is_dir() else [folder.name]
+    if any(name not in LEFTOVERS and not name.startswith(f".{RUN_FILE}") for name in names):
+        raise UserError(f"{folder} is there already and is no run", "choose another --run, or another --runs-dir")
     return False
 
 

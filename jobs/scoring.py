@@ -15,7 +15,7 @@ from functools import cache
 from typing import Literal
 
 from xar_agent.envs.spec import Baseline, CurvePoint
-from xar_agent.jobs.types import Evaluation, Fidelity, Score, Verdict
+from xar_agent.jobs.types import Evaluation, FailureClass, Fidelity, Job, Score, Verdict
 
 CONFIDENCE = 0.95
 TOLERANCE = 0.10
@@ -135,6 +135,19 @@ def score(evaluations: Sequence[Evaluation], baseline: Baseline | None, directio
     delta = mean - expected.mean
     verdict = verdict_of(delta, half_width, direction) if len(valid) == len(evaluations) else "invalid"
     return Score(mean, mean - half_width, mean + half_width, k, expected.mean, delta, verdict)
+
+
+def with_failed_jobs(found: Score, jobs: Sequence[Job]) -> Score:
+    """The score of a candidate of which some seeds were never measured: it has no good verdict.
+
+    A seed at which its program fails counts against it: else a program could leave the seeds out that look unlucky.
+    Where the house failed, or a job has not ended, there is no verdict yet. Without any evaluation there is none.
+    """
+    missing = [job for job in jobs if job.evaluation is None]
+    if not missing or found.verdict == "invalid" or len(missing) == len(jobs):
+        return found
+    own_fault = any(job.failure is not None and job.failure.kind is not FailureClass.INFRA for job in missing)
+    return replace(found, verdict="invalid" if own_fault else "none")
 
 
 def with_fidelity(found: Score, fidelity: Fidelity) -> Score:

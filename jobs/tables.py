@@ -14,8 +14,8 @@ from pathlib import Path
 from xar_agent.envs.spec import Baseline
 from xar_agent.errors import UnknownName
 from xar_agent.jobs.records import Finding, IdeaRecord, ImplementationRecord, Spend, dump, load
-from xar_agent.jobs.types import Evaluation, Failure, Fidelity, Job, JobSpec, JobState
-from xar_agent.store import store_errors, to_json
+from xar_agent.jobs.types import ENDED, Evaluation, Failure, Fidelity, Job, JobSpec, JobState
+from xar_agent.store import plain_text, store_errors, to_json
 
 JOB_COLUMNS = "id, key, spec, state, attempt, failure"
 
@@ -47,7 +47,8 @@ class Tables:
     def add_idea(self, idea: IdeaRecord) -> None:
         """Record an idea; one that is on record stays as it is."""
         with self._writing() as db:
-            row = (idea.id, idea.text, idea.env, to_json(idea.parents), idea.origin, idea.epoch, time.time())
+            text, parents = plain_text(idea.text), to_json(idea.parents)
+            row = (idea.id, text, idea.env, parents, idea.origin, idea.epoch, time.time())
             db.execute("INSERT OR IGNORE INTO ideas VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
     def ideas(self) -> tuple[IdeaRecord, ...]:
@@ -121,6 +122,13 @@ class Tables:
         with self._writing() as db:
             self._move(db, job_id, state, failure)
 
+    def begin_cancel(self, job_id: str) -> bool:
+        """Say that a job is being cancelled; False when it has ended meanwhile, and stays as it is."""
+        with self._writing() as db:
+            marks = ", ".join("?" * len(ENDED))
+            sql = f"UPDATE jobs SET state = ?, updated_at = ? WHERE id = ? AND state NOT IN ({marks})"
+            return db.execute(sql, (JobState.CANCELLING, time.time(), job_id, *ENDED)).rowcount == 1
+
     def start_attempt(self, job_id: str) -> int:
         """Queue an ended job once more; the number of the new attempt."""
         with self._writing() as db:
@@ -155,7 +163,8 @@ class Tables:
     def add_spend(self, spend: Spend) -> None:
         """Record what something cost."""
         columns = [field.name for field in dataclasses.fields(spend)]
-        row = [getattr(spend, name) for name in columns]
+        values = [getattr(spend, name) for name in columns]
+        row = [plain_text(value) if isinstance(value, str) else value for value in values]
         with self._writing() as db:
             marks = ", ".join("?" * (len(columns) + 1))
             db.execute(f"INSERT INTO spend ({', '.join(columns)}, created_at) VALUES ({marks})", (*row, time.time()))

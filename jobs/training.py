@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from xar_agent.errors import Interrupted, PatchRefused, StoreError
 from xar_agent.jobs.bench import LAUNCHER, SOCKET, Bench
-from xar_agent.jobs.classify import classify
-from xar_agent.jobs.outputs import BadOutput, CurveFollower, CurvePoint, collect_checkpoint
+from xar_agent.jobs.classify import classify, verdict_by_end
+from xar_agent.jobs.outputs import BadOutput, CurveFollower, CurvePoint, collect_checkpoint, open_up
 from xar_agent.jobs.stream import TokenServer
 from xar_agent.jobs.types import Failure, FailureClass
 from xar_agent.sandbox import open_sandbox
@@ -64,6 +64,14 @@ class Training:
     curve: tuple[CurvePoint, ...]
 
 
+@dataclass(slots=True)
+class Use:
+    """What training has cost so far, also when it ends in an exception."""
+
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+
+
 def train(
     bench: Bench,
     plan: TrainingPlan,
@@ -73,6 +81,7 @@ def train(
     curve_path: Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
+    use: Use | None = None,
 ) -> Training:
     """Train one tree from a clean checkout.
 
@@ -84,6 +93,7 @@ def train(
         curve_path: receives the good lines of the curve.
         on_progress: called when the curve has grown.
         cancel: ends the run when set.
+        use: what the run costs is added to it.
 
     Raises:
         Interrupted: it was cancelled.
@@ -97,9 +107,11 @@ def train(
         spec = training_spec(bench, workspace, server.path)
         with open_sandbox(bench.backend, spec) as sandbox:
             watch = Watch(sandbox, follower, server, plan.budget, on_progress, cancel)
-            result = run_watched(bench, plan, sandbox, watch, log_path)
+            result = run_watched(bench, plan, sandbox, watch, log_path, use or Use())
             workspace_inside = sandbox.path_of("/workspace")
         tokens = server.served
+    with suppress(BadOutput):  # whoever looks for the checkpoint says so
+        open_up(workspace)
     follower.finish()
     failure, digest = judge(bench, workspace, result, folder, workspace_inside)
     checkpoint = None if failure else folder / "checkpoint"
@@ -122,7 +134,9 @@ def training_command(bench: Bench, sandbox: Sandbox) -> list[str]:
     return [bench.python, "-P", sandbox.path_of(LAUNCHER), *bench.env.file.train]
 
 
-def run_watched(bench: Bench, plan: TrainingPlan, sandbox: Sandbox, watch: Watch, log_path: Path) -> ExecResult:
+def run_watched(
+    bench: Bench, plan: TrainingPlan, sandbox: Sandbox, watch: Watch, log_path: Path, use: Use
+) -> ExecResult:
     """Run to the end while another thread follows the curve and waits for a cancellation.
 
     Raises:
@@ -138,6 +152,7 @@ def run_watched(bench: Bench, plan: TrainingPlan, sandbox: Sandbox, watch: Watch
             max_bytes=OUTPUT_BYTES,
             log_path=log_path,
         )
+        use.cpu_s, use.wall_s = use.cpu_s + result.cpu_s, use.wall_s + result.duration_s
     finally:
         watch.stop()
     if watch.cancelled:
@@ -218,7 +233,7 @@ def changed_files(bench: Bench, workspace: Path) -> Failure | None:
 
 
 def blame_full_disk(folder: Path) -> None:
-    """Raise StoreError when the host's disk is full: the candidate's own disk limit is far from that."""
+    """Raise StoreError when the host's disk is full: whatever failed then, it is not the candidate's fault."""
     if shutil.disk_usage(folder).free < FULL_DISK_BYTES:
         raise StoreError(f"training ended because the disk of {folder} is full", HINTS[errno.ENOSPC])
 
@@ -227,7 +242,7 @@ def judge(bench: Bench, workspace: Path, result: ExecResult, folder: Path, insid
     """Why an ended run counts as failed, or the digest of its checkpoint."""
     if result.exit_code != 0 or result.timed_out or result.stopped_by:
         crash = classify(result.output, result, bench.env, workspace=inside)
-        if os.strerror(errno.ENOSPC) in crash.reason:
+        if verdict_by_end(result) is None:
             blame_full_disk(folder)
         return crash, ""
     if failure := changed_files(bench, workspace):
@@ -235,4 +250,5 @@ def judge(bench: Bench, workspace: Path, result: ExecResult, folder: Path, insid
     try:
         return None, collect_checkpoint(workspace, folder / "checkpoint")
     except BadOutput as error:
+        blame_full_disk(folder)
         return Failure(FailureClass.CONTRACT, str(error), log=result.output[-8192:]), ""

@@ -113,8 +113,9 @@ class Evaluation:
     checks: tuple[Check, ...]
     seed: int
     compute_ratio: float
-    """CPU seconds of training over those of the baseline on this machine, as probed before the run."""
+    """CPU seconds that count (jobs/charge.py) over those of the baseline on this machine, as probed before the run."""
     train_cpu_s: float
+    """Of the training itself."""
     train_wall_s: float
     tokens: int
     """Training tokens that the host served."""
@@ -124,6 +125,8 @@ class Evaluation:
     evaluator_version: str
     data_sha256: str
     machine: str
+    worker_cpu_s: float = 0.0
+    """CPU seconds of the costliest worker that scored it; what is beyond the allowance is in ``compute_ratio``."""
 
 
 @dataclass(frozen=True, slots=True)

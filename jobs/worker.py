@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from xar_agent.errors import EvaluationError, Interrupted, PatchRefused, SandboxError
 from xar_agent.jobs.baseline import machine_id
 from xar_agent.jobs.bench import Bench
+from xar_agent.jobs.charge import charged_cpu_s, with_compute_check, worker_limit_s
 from xar_agent.jobs.evaluation import Measurement, evaluate
 from xar_agent.jobs.probe import CpuReference, cpu_reference
-from xar_agent.jobs.training import Progress, Training, TrainingPlan, train
+from xar_agent.jobs.relay import PATIENCE
+from xar_agent.jobs.training import Progress, Training, TrainingPlan, Use, train
 from xar_agent.jobs.types import Evaluation, Failure, FailureClass, JobSpec, JobState
 from xar_agent.store import store_errors, write_json
 
@@ -45,6 +47,9 @@ class JobOutcome:
     state: JobState
     failure: Failure | None
     evaluation: Evaluation | None
+    train_cpu_s: float = 0.0
+    """What this attempt's training cost, however it ended; 0 when nothing was trained."""
+    train_wall_s: float = 0.0
 
 
 def run_job(
@@ -72,17 +77,19 @@ def run_job(
     reporter = Reporter(job_dir.name, spec.seed, on_event)
     with store_errors(job_dir, "make"):
         job_dir.mkdir(parents=True, exist_ok=True)
+    use = Use()
     try:
         with store_errors(job_dir, "run the job of"), bench.scratch_folder(f"job-{job_dir.name}") as folder:
-            return measure(bench, spec, job_dir, folder, attempt, reporter, cancel)
+            outcome = measure(bench, spec, job_dir, folder, attempt, reporter, cancel, use)
     except Interrupted as error:
-        return JobOutcome(JobState.CANCELLED, Failure(FailureClass.INFRA, error.message), None)
+        outcome = JobOutcome(JobState.CANCELLED, Failure(FailureClass.INFRA, error.message), None)
     except PatchRefused as error:
-        return JobOutcome(JobState.FAILED, Failure(FailureClass.INTEGRITY, error.message), None)
+        outcome = JobOutcome(JobState.FAILED, Failure(FailureClass.INTEGRITY, error.message), None)
     except (SandboxError, EvaluationError) as error:
-        return JobOutcome(JobState.LOST, Failure(FailureClass.INFRA, error.message), None)
+        outcome = JobOutcome(JobState.LOST, Failure(FailureClass.INFRA, error.message), None)
     finally:
         reporter.say("done")
+    return replace(outcome, train_cpu_s=use.cpu_s, train_wall_s=use.wall_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +119,7 @@ def measure(
     attempt: int,
     reporter: Reporter,
     cancel: threading.Event | None,
+    use: Use,
 ) -> JobOutcome:
     """The stages in order."""
     if bench.add_patch(spec.patch) != spec.tree:
@@ -129,15 +137,31 @@ def measure(
         curve_path=job_dir / CURVE,
         on_progress=reporter.progress,
         cancel=cancel,
+        use=use,
     )
     if training.failure or training.checkpoint is None:
         return JobOutcome(state_of(training.failure), training.failure, None)
     reporter.say("training_done", tokens=training.tokens, budget=budget)
     reporter.say("evaluating", tokens=training.tokens, budget=budget)
-    found = evaluate(bench, spec.tree, training.checkpoint, folder / "evaluate", split=spec.split, cancel=cancel)
+    found = score_checkpoint(bench, spec, training, training.checkpoint, folder / "evaluate", reference, cancel)
     evaluation = evaluation_of(bench, spec, training, found, reference)
     write_result(job_dir, attempt, evaluation, found)
     return JobOutcome(JobState.SUCCEEDED, found.failure, evaluation)
+
+
+def score_checkpoint(
+    bench: Bench,
+    spec: JobSpec,
+    training: Training,
+    checkpoint: Path,
+    folder: Path,
+    reference: CpuReference,
+    cancel: threading.Event | None,
+) -> Measurement:
+    """What the evaluator finds, with what the candidate's workers computed held against the cap."""
+    patience = replace(PATIENCE, cpu_s=worker_limit_s(reference, training.cpu_s))
+    found = evaluate(bench, spec.tree, checkpoint, folder, split=spec.split, patience=patience, cancel=cancel)
+    return with_compute_check(found, reference, training.cpu_s)
 
 
 def state_of(failure: Failure | None) -> JobState:
@@ -162,7 +186,7 @@ def evaluation_of(
         reasons=tuple(f"{c.name}: {c.reason}" for c in found.checks if not c.passed),
         checks=found.checks,
         seed=spec.seed,
-        compute_ratio=training.cpu_s / reference.baseline_cpu_s,
+        compute_ratio=charged_cpu_s(reference, training.cpu_s, found.worker_cpu_s) / reference.baseline_cpu_s,
         train_cpu_s=training.cpu_s,
         train_wall_s=training.wall_s,
         tokens=training.tokens,
@@ -172,6 +196,7 @@ def evaluation_of(
         evaluator_version=bench.env.evaluator_version,
         data_sha256=bench.data.sha256,
         machine=machine_id(),
+        worker_cpu_s=found.worker_cpu_s,
     )
 
 

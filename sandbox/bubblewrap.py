@@ -23,7 +23,7 @@ from pathlib import Path
 from xar_agent.errors import CapabilityMissing, SandboxError, SandboxStartError
 from xar_agent.sandbox import files, visible
 from xar_agent.sandbox.launch import Launch
-from xar_agent.sandbox.local import LocalSandbox, memory_bound, memory_means, rlimits
+from xar_agent.sandbox.local import LocalSandbox, memory_bound, memory_means, rlimits, what_is_sampled
 from xar_agent.sandbox.protocol import WORKSPACE, Bind, Capabilities, SandboxInfo, SandboxSpec
 
 ARGUMENTS_FD = "9"
@@ -39,6 +39,9 @@ WAYS_ON = (
     "ways on: allow user namespaces (sysctl kernel.unprivileged_userns_clone=1, or an AppArmor profile for bwrap), "
     "run as root, or name --sandbox process, which stops nothing but run-away processes"
 )
+
+NESTED = "further user namespaces can be made inside"
+"""As root: bubblewrap forbids them only together with a user namespace of its own."""
 
 
 @cache
@@ -88,7 +91,7 @@ def inner_uid(workspace: Path) -> int:
 
 @cache
 def bubblewrap_info() -> SandboxInfo:
-    """What it can do here, found by running ``true`` in one.
+    """What it can do here, found by running our Python in one.
 
     Raises:
         CapabilityMissing: it cannot be used here; says why, and the ways on.
@@ -99,13 +102,18 @@ def bubblewrap_info() -> SandboxInfo:
         workspace.mkdir()
         try:
             with BubblewrapSandbox(SandboxSpec(workspace=workspace, name="probe")) as sandbox:
-                result = sandbox.exec(["true"], timeout_s=20)
+                result = sandbox.exec([sys.executable, "-c", ""], timeout_s=60)
         except SandboxError as error:
             raise CapabilityMissing(f"bubblewrap cannot be used here: {error.message}", WAYS_ON) from error
     if result.exit_code != 0:
-        raise CapabilityMissing(f"bubblewrap cannot be used here: {result.output.strip()[:300]}", WAYS_ON)
-    who = "own user id per workspace" if drops_to_other_uid() else "user namespace"
-    return _info(f"bubblewrap {version} ({path}), {who}, memory bound by {memory_means()}")
+        hidden = visible.unreadable_by_others() if drops_to_other_uid() else ""
+        hint = (
+            f"chmod -R o+rX {hidden}: commands run as another user, who cannot read our Python" if hidden else WAYS_ON
+        )
+        raise CapabilityMissing(f"bubblewrap cannot be used here: {result.output.strip()[-300:]}", hint)
+    who = f"own user id per workspace, {NESTED}" if drops_to_other_uid() else "user namespace"
+    parts = (f"bubblewrap {version} ({path}), {who}, memory bound by {memory_means()}", what_is_sampled())
+    return _info("; ".join(filter(None, parts)))
 
 
 def _info(detail: str, *, network: bool = False) -> SandboxInfo:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -20,13 +21,21 @@ _numbers = itertools.count()
 
 @cache
 def version() -> int:
-    """1 or 2 where a group that bounds memory can be made here, else 0 (then a watchdog does it)."""
+    """1 or 2 where a group that bounds memory can be made and joined here, else 0 (then a watchdog does it)."""
     for candidate in (1, 2):
         made = _make(candidate, Limits(memory_mib=64, processes=16))
+        usable = bool(made) and can_join(made)
         remove(made)
-        if made:
+        if usable:
             return candidate
     return 0
+
+
+def can_join(made: Mapping[str, Any]) -> bool:
+    """Whether a child of ours may move itself into a group: making one does not mean that."""
+    script = 'for procs; do echo 0 > "$procs" || exit 1; done'
+    child = subprocess.run(["/bin/sh", "-c", script, "sh", *made["join"]], capture_output=True, env={}, check=False)
+    return child.returncode == 0
 
 
 def make(limits: Limits) -> Mapping[str, Any]:

@@ -14,9 +14,24 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+from xar_agent.sandbox.folders import FOLDER, own_tree, remove_tree
+
+__all__ = [
+    "make_folder",
+    "open_regular",
+    "own_tree",
+    "read_bounded",
+    "read_file",
+    "remove_tree",
+    "replace_file",
+    "write_file",
+]
+
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 MAX_LINKS = 16
+MAX_NAME_BYTES = 255
+MAX_PARTS = 256
+"""Of one path: each is a descriptor while it is walked."""
 
 
 def read_file(root: Path, path: str, *, max_bytes: int, aliases: tuple[str, ...] = ()) -> bytes:
@@ -107,77 +122,6 @@ def make_folder(root: Path, path: str, *, aliases: tuple[str, ...] = (), owner: 
         pass
 
 
-def own_tree(root: Path, owner: int) -> None:
-    """Give ``root`` and all below it to ``owner``; links themselves, never what they point to."""
-    fd = os.open(root, FOLDER)
-    try:
-        _own_folder(fd, owner)
-    finally:
-        os.close(fd)
-
-
-def _own_folder(folder: int, owner: int) -> None:
-    if os.fstat(folder).st_uid != owner:
-        os.fchown(folder, owner, owner)
-    with os.scandir(folder) as entries:
-        listed = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    for name, is_folder in listed:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if is_folder:
-                below = os.open(name, FOLDER, dir_fd=folder)
-                try:
-                    _own_folder(below, owner)
-                finally:
-                    os.close(below)
-            else:
-                os.chown(name, owner, owner, dir_fd=folder, follow_symlinks=False)
-
-
-def remove_tree(root: Path) -> None:
-    """Remove ``root`` and all below it, also what was made unreadable; a missing one is fine."""
-    with contextlib.suppress(FileNotFoundError):
-        fd = os.open(root, FOLDER)
-        try:
-            empty_folder(fd)
-        finally:
-            os.close(fd)
-        root.rmdir()
-
-
-def empty_folder(folder: int) -> None:
-    """Remove all below an open folder without following links."""
-    with contextlib.suppress(PermissionError):
-        os.fchmod(folder, 0o700)
-    with os.scandir(folder) as entries:
-        listed = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    for name, is_folder in listed:
-        if is_folder:
-            remove_folder(folder, name)
-        else:
-            os.unlink(name, dir_fd=folder)
-
-
-def remove_folder(folder: int, name: str) -> None:
-    """Remove the folder ``name`` of an open folder, and all below it."""
-    _make_enterable(folder, name)
-    below = os.open(name, FOLDER, dir_fd=folder)
-    try:
-        empty_folder(below)
-    finally:
-        os.close(below)
-    os.rmdir(name, dir_fd=folder)
-
-
-def _make_enterable(folder: int, name: str) -> None:
-    """chmod of a folder that we may not open yet, by handle so that it cannot become a link in between."""
-    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
-    try:
-        with contextlib.suppress(PermissionError):
-            Path(f"/proc/self/fd/{fd}").chmod(0o700)
-    finally:
-        os.close(fd)
-
-
 def _refuse_odd(known: os.stat_result, shown: str) -> None:
     if stat.S_ISDIR(known.st_mode):
         raise IsADirectoryError(errno.EISDIR, "is a folder", shown)
@@ -221,14 +165,26 @@ def _parent(
 
 
 def _components(path: str, aliases: tuple[str, ...], shown: str) -> list[str]:
-    if "\0" in path:
-        raise PermissionError(errno.EACCES, "holds a NUL byte", shown)
+    _refuse_name(path)
     if path.startswith("/"):
         inside = next((alias for alias in aliases if path == alias or path.startswith(alias + "/")), None)
         if inside is None:
             raise PermissionError(errno.EACCES, "leads out of the workspace", shown)
         path = path[len(inside) :]
     return [name for name in path.split("/") if name not in ("", ".")]
+
+
+def _refuse_name(path: str) -> None:
+    """What no file can be called; said with a path that can be printed."""
+    shown = path.encode(errors="backslashreplace").decode()
+    if "\0" in path:
+        raise PermissionError(errno.EACCES, "holds a NUL byte", shown)
+    try:
+        parts = os.fsencode(path).split(b"/")
+    except UnicodeEncodeError as error:
+        raise PermissionError(errno.EACCES, "is no name that a file can have", shown) from error
+    if max(map(len, parts)) > MAX_NAME_BYTES or len(parts) > MAX_PARTS:
+        raise PermissionError(errno.EACCES, "is too long for the name of a file", f"{shown[:80]}...")
 
 
 def _link(folder: int, name: str) -> str | None:

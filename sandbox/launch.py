@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 LOG_BYTES = 64 * 1024 * 1024
+MAX_ARGUMENT_BYTES = 128 * 1024
+"""Linux: MAX_ARG_STRLEN, 32 pages of 4 KiB, with the NUL at the end."""
+MAX_ARGUMENTS_BYTES = 1 << 20
+"""Linux allows a quarter of the stack limit, 2 MiB; half of it is for what is put around the command."""
+POINTER_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +61,35 @@ def supervisor_job(
 
 
 def command_words(argv: Sequence[str]) -> tuple[str, ...]:
-    """``argv`` as a tuple, checked.
+    """``argv`` as a tuple.
 
     Raises:
-        ValueError: it is empty or holds a NUL byte.
+        ValueError: it is empty.
     """
     words = tuple(argv)
-    if not words or any("\0" in word for word in words):
-        raise ValueError("a command needs at least one word, and no NUL bytes")
+    if not words:
+        raise ValueError("a command needs at least one word")
     return words
+
+
+def why_unstartable(words: Sequence[str], cwd: str, env: Mapping[str, str]) -> str:
+    """What keeps the kernel from starting a command with these words; empty when nothing does."""
+    n_bytes = 0
+    for part in (*words, cwd, *(f"{name}={value}" for name, value in env.items())):
+        try:
+            size = len(os.fsencode(part)) + 1
+        except UnicodeEncodeError:
+            return "an argument holds half of a surrogate pair, which is no text"
+        if "\0" in part:
+            return "an argument holds a NUL byte"
+        if size > MAX_ARGUMENT_BYTES:
+            return f"an argument is too long: {size} bytes, at most {MAX_ARGUMENT_BYTES}; put it in a file"
+        n_bytes += size + POINTER_BYTES
+    if n_bytes > MAX_ARGUMENTS_BYTES:
+        return f"the arguments are too long: {n_bytes} bytes, at most {MAX_ARGUMENTS_BYTES}; put them in a file"
+    return ""
+
+
+def refusal(why: str) -> tuple[str, ...]:
+    """A command that says ``why`` and ends as one that cannot be executed."""
+    return ("/bin/sh", "-c", 'printf "%s\\n" "$1" >&2; exit 126', "sh", f"cannot start the command: {why}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from xar_agent.errors import SandboxLost, SandboxStartError
 from xar_agent.sandbox import cgroup, files, tree
-from xar_agent.sandbox.launch import Launch, command_words
+from xar_agent.sandbox.launch import Launch, command_words, refusal, why_unstartable
 from xar_agent.sandbox.protocol import WORKSPACE, ExecResult, Limits, Process, SandboxInfo, SandboxSpec
 from xar_agent.sandbox.supervised import SupervisedProcess
 
@@ -133,9 +133,13 @@ class LocalSandbox(ABC):
         log_path: Path | None,
         stdin: bytes | None,
     ) -> SupervisedProcess:
-        words = command_words(argv)
+        words, own = command_words(argv), self.environment()
+        variables = {**own, **(env or {})}
+        why = why_unstartable(words, cwd, variables)
+        if why:
+            words, cwd, variables = refusal(why), "", own
         with self._state:
-            launch = self.launch(words, cwd, {**self.environment(), **(env or {})})
+            launch = self.launch(words, cwd, variables)
             process = SupervisedProcess(
                 launch, timeout_s=timeout_s, cpu_s=cpu_s, keep_bytes=keep_bytes, log_path=log_path, stdin=stdin
             )
@@ -241,3 +245,13 @@ def memory_bound(limits: Limits) -> tuple[Mapping[str, object], int | None]:
 def memory_means() -> str:
     """How memory is bounded here, in the words of ``Capabilities.mem_limit``."""
     return "cgroup" if cgroup.version() else "watchdog"
+
+
+def what_is_sampled() -> str:
+    """What a person should know where no control group counts for us; empty where one does."""
+    if cgroup.version():
+        return ""
+    return (
+        "memory and CPU are sampled every 0.1 s: CPU of children that nobody waits for may be under-counted, "
+        "and memory files that are mapped and then closed are not seen"
+    )

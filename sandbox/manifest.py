@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -9,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from xar_agent.sandbox import files
 from xar_agent.sandbox.globs import matches
+from xar_agent.sandbox.walk import Found, opened, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +31,17 @@ class Manifest:
 
 
 def manifest(folder: Path, globs: Sequence[str]) -> Manifest:
-    """Describe all files below ``folder`` that match; links are not followed, pipes and devices not opened."""
-    found: dict[str, str] = {}
-    for parent, folders, names in os.walk(folder, followlinks=False):
-        linked = [name for name in folders if Path(parent, name).is_symlink()]
-        for name in (*names, *linked):
-            path = str(Path(parent, name).relative_to(folder))
-            if matches(path, globs):
-                found[path] = _describe(Path(parent, name))
-    return Manifest(tuple(globs), dict(sorted(found.items())))
+    """Describe all files below ``folder`` that match; links are not followed, pipes and devices not opened.
+
+    Raises:
+        PatchRefused: a folder lies too deep or cannot be read; names it.
+    """
+    described: dict[str, str] = {}
+    with contextlib.suppress(FileNotFoundError), opened(folder) as root:
+        for found in walk(root, every=True):
+            if matches(found.path, globs):
+                described[found.path] = _describe(found)
+    return Manifest(tuple(globs), dict(sorted(described.items())))
 
 
 def verify_manifest(folder: Path, expected: Manifest) -> tuple[str, ...]:
@@ -47,15 +52,14 @@ def verify_manifest(folder: Path, expected: Manifest) -> tuple[str, ...]:
     return (*changed, *missing, *(f"{path} is new" for path in now if path not in expected.files))
 
 
-def _describe(path: Path) -> str:
+def _describe(found: Found) -> str:
+    mode = found.known.st_mode
     try:
-        known = path.lstat()
-        if stat.S_ISLNK(known.st_mode):
-            return f"link {path.readlink()}"
-        if not stat.S_ISREG(known.st_mode):
-            return f"special {stat.S_IFMT(known.st_mode):o}"
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
-            return f"file {stat.S_IMODE(known.st_mode):o} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+        if stat.S_ISLNK(mode):
+            return f"link {os.readlink(found.name, dir_fd=found.folder)}"
+        if not stat.S_ISREG(mode):
+            return f"special {stat.S_IFMT(mode):o}"
+        with os.fdopen(files.open_regular(found.folder, found.name, found.path), "rb") as file:
+            return f"file {stat.S_IMODE(mode):o} {hashlib.file_digest(file, 'sha256').hexdigest()}"
     except OSError as error:
         return f"unreadable {error.strerror}"

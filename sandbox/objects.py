@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from xar_agent.errors import ServiceMissing, StoreError
+from xar_agent.errors import PatchRefused, ServiceMissing, StoreError
 
 FILE, PROGRAM, LINK, FOLDER = "100644", "100755", "120000", "40000"
+MAX_DEPTH = 64
+"""Folders in each other: deep enough for a repository, and no walk of ours runs out of stack or descriptors."""
 CONFIG = """[core]
 \trepositoryformatversion = 0
 \tbare = false
@@ -113,12 +115,15 @@ def read_blob(store: Path, blob: str) -> bytes:
     return _read(store, "blob", blob)
 
 
-def list_tree(store: Path, tree: str) -> dict[str, Entry]:
+def list_tree(store: Path, tree: str, *, depth: int = 0) -> dict[str, Entry]:
     """All files of a tree by path.
 
     Raises:
+        PatchRefused: folders lie too deep in each other.
         StoreError: a part of it is not there, or damaged.
     """
+    if depth > MAX_DEPTH:
+        raise PatchRefused(f"a path has more than {MAX_DEPTH} folders: too deep", "use fewer folders in each other")
     found: dict[str, Entry] = {}
     data = _read(store, "tree", tree)
     while data:
@@ -126,7 +131,7 @@ def list_tree(store: Path, tree: str) -> dict[str, Entry]:
         mode, _, raw_name = head.partition(b" ")
         name, value, data = os.fsdecode(raw_name), rest[:20].hex(), rest[20:]
         if mode.decode() == FOLDER:
-            found |= {f"{name}/{path}": entry for path, entry in list_tree(store, value).items()}
+            found |= {f"{name}/{path}": entry for path, entry in list_tree(store, value, depth=depth + 1).items()}
         else:
             found[name] = Entry(mode.decode(), value)
     return found

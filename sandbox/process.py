@@ -9,8 +9,10 @@ from pathlib import Path
 
 from xar_agent.errors import CapabilityMissing
 from xar_agent.sandbox.launch import Launch
-from xar_agent.sandbox.local import LocalSandbox, memory_bound, memory_means, rlimits
+from xar_agent.sandbox.local import LocalSandbox, memory_bound, memory_means, rlimits, what_is_sampled
 from xar_agent.sandbox.protocol import WORKSPACE, Capabilities, SandboxInfo, SandboxSpec
+
+NO_ISOLATION = "no isolation: commands run as you, with your files, your network and your other processes in reach"
 
 
 def process_info() -> SandboxInfo:
@@ -26,7 +28,7 @@ def process_info() -> SandboxInfo:
             disk_limit="watchdog",
             secrets_hidden=False,
         ),
-        detail="no isolation: commands run as you, with your files, your network and your other processes in reach",
+        detail="; ".join(filter(None, (NO_ISOLATION, what_is_sampled()))),
     )
 
 

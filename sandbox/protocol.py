@@ -34,7 +34,12 @@ class Limits:
     """Largest single file that may be written."""
     open_files: int | None = 1024
     disk_mib: int | None = 4096
-    """Workspace and /tmp together; watched, so it may be overshot for a second."""
+    """Workspace and /tmp together, 4 KiB an entry at least. Watched, not reserved, so it can be overshot.
+
+    Looked at every 0.1 to 1 s: a disk that has lost twice as much, or all but 128 MiB, since the command began ends it
+    at the next look. A smaller overshoot ends it once all files are counted: half a second for some thousands, longer
+    for more, because the count takes a few per cent of one core.
+    """
 
 
 @dataclass(frozen=True, slots=True)

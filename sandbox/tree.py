@@ -10,15 +10,15 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from xar_agent.errors import PatchRefused
-from xar_agent.sandbox import files, objects
+from xar_agent.sandbox import files, folders, objects
 from xar_agent.sandbox.globs import matches
 from xar_agent.sandbox.manifest import Manifest, manifest, verify_manifest
 from xar_agent.sandbox.objects import FILE, LINK, PROGRAM, Entry
 from xar_agent.sandbox.patches import apply_patch, diff, protect
+from xar_agent.sandbox.walk import Found, always_ignored, opened, shown, walk
 
 __all__ = [
     "Manifest",
@@ -34,13 +34,9 @@ __all__ = [
     "verify_manifest",
 ]
 
-IGNORED_NAMES = ("__pycache__", ".git", ".pytest_cache", ".mypy_cache", ".ruff_cache")
-IGNORED_ENDS = (".pyc", ".pyo")
-IGNORED_AT_TOP = ("out",)
 MAX_FILE_BYTES = 64 << 20
 MAX_FILES = 20_000
 MAX_TREE_BYTES = 512 << 20
-MAX_DEPTH = 64
 
 
 def make_base(repo_dir: Path, store: Path) -> str:
@@ -59,10 +55,9 @@ def snapshot(store: Path, workspace: Path) -> str:
     Raises:
         PatchRefused: a file is too big to be kept, or there are too many; names it.
     """
-    base_note = store / "xar-base"
-    if not base_note.exists():
+    if not (store / "xar-base").exists():
         return make_base(workspace, store)
-    return _store_folder(store, workspace, skip=_ignored(store, base_note.read_text(), workspace))
+    return _store_folder(store, workspace, skip=_ignored(store, _base_of(store, workspace), workspace))
 
 
 def checkout(store: Path, tree: str, dest: Path) -> None:
@@ -81,32 +76,37 @@ def checkout(store: Path, tree: str, dest: Path) -> None:
 def restore(store: Path, tree: str, workspace: Path, *, owner: int | None = None) -> None:
     """Make the workspace equal to a tree; ignored files stay. What is written belongs to ``owner``."""
     wanted = objects.list_tree(store, tree)
-    now = objects.list_tree(store, snapshot(store, workspace))
-    skip = _ignored(store, (store / "xar-base").read_text(), workspace)
-    with _opened(workspace) as root:
-        for found in list(_walk(root, skip)):
+    missing = dict(wanted)
+    with opened(workspace) as root:
+        for _ in walk(root, mend=True):
+            pass  # from here on every folder can be entered and changed
+        for found in walk(root, _ignored(store, _base_of(store, workspace), workspace)):
             if found.path not in wanted:
-                with _inside(root, found.path, make=False, owner=None) as (folder, name):
-                    os.unlink(name, dir_fd=folder)
+                os.unlink(found.name, dir_fd=found.folder)
+            elif _is(store, found, wanted[found.path]):
+                del missing[found.path]
         _remove_empty_folders(root)
-    _write_entries(store, {p: entry for p, entry in wanted.items() if now.get(p) != entry}, workspace, owner=owner)
+    _write_entries(store, missing, workspace, owner=owner)
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """One file of a folder on disk, while its parent is open."""
+def _base_of(store: Path, workspace: Path) -> str:
+    """Tree hash of the store's base; the workspace as it is becomes the base of a store without one."""
+    note = store / "xar-base"
+    return note.read_text() if note.exists() else make_base(workspace, store)
 
-    path: str
-    folder: int
-    name: str
-    known: os.stat_result
+
+def _is(store: Path, found: Found, wanted: Entry) -> bool:
+    try:
+        return _store_file(store, found) == wanted
+    except PatchRefused:
+        return False  # too big or unreadable: not what we want, and replaced
 
 
 def _store_folder(store: Path, folder: Path, *, skip: frozenset[str]) -> str:
     entries: dict[str, Entry] = {}
     size = 0
-    with _opened(folder) as root:
-        for found in _walk(root, skip):
+    with opened(folder) as root:
+        for found in walk(root, skip):
             entry = _store_file(store, found)
             size += found.known.st_size if stat.S_ISREG(found.known.st_mode) else 0
             if entry is not None:
@@ -117,7 +117,7 @@ def _store_folder(store: Path, folder: Path, *, skip: frozenset[str]) -> str:
     return objects.write_tree(store, entries)
 
 
-def _store_file(store: Path, found: _Found) -> Entry | None:
+def _store_file(store: Path, found: Found) -> Entry | None:
     mode = found.known.st_mode
     try:
         if stat.S_ISLNK(mode):
@@ -125,9 +125,11 @@ def _store_file(store: Path, found: _Found) -> Entry | None:
             return Entry(LINK, objects.write_blob(store, os.fsencode(target)))
         if not stat.S_ISREG(mode):
             return None  # pipes, sockets: nothing that a patch could hold
-        fd = files.open_regular(found.folder, found.name, found.path)
-    except (FileNotFoundError, PermissionError):
-        return None  # it changed under our hands, or its owner made it unreadable
+        fd = _open_ours(found)
+    except (FileNotFoundError, IsADirectoryError):
+        return None  # it changed under our hands
+    except PermissionError as error:
+        raise PatchRefused(f"{shown(found.path)} cannot be read", "give its owner's rights back") from error
     try:
         content = files.read_bounded(fd, found.path, MAX_FILE_BYTES)
     except OSError as error:
@@ -140,42 +142,13 @@ def _store_file(store: Path, found: _Found) -> Entry | None:
     return Entry(PROGRAM if mode & stat.S_IXUSR else FILE, objects.write_blob(store, content))
 
 
-@contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _open_ours(found: Found) -> int:
+    """A descriptor of a regular file, made readable where its owner took that right away."""
     try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _walk(folder: int, skip: frozenset[str], prefix: str = "", depth: int = 0) -> Iterator[_Found]:
-    """Everything that is no folder and not ignored, in the order of names."""
-    if depth > MAX_DEPTH:
-        raise PatchRefused(f"{prefix} lies too deep", f"at most {MAX_DEPTH} folders")
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries)
-    for name in names:
-        path = prefix + name
-        if _always_ignored(name, top=depth == 0) or path in skip:
-            continue
-        try:
-            known = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            below = os.open(name, files.FOLDER, dir_fd=folder) if stat.S_ISDIR(known.st_mode) else -1
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            continue
-        if below < 0:
-            yield _Found(path, folder, name, known)
-            continue
-        try:
-            yield from _walk(below, skip, path + "/", depth + 1)
-        finally:
-            os.close(below)
-
-
-def _always_ignored(name: str, *, top: bool) -> bool:
-    lowered = name.lower()
-    return lowered in IGNORED_NAMES or lowered.endswith(IGNORED_ENDS) or (top and lowered in IGNORED_AT_TOP)
+        return files.open_regular(found.folder, found.name, found.path)
+    except PermissionError:
+        folders.allow(found.folder, found.name, 0o400)
+        return files.open_regular(found.folder, found.name, found.path)
 
 
 def _ignored(store: Path, base: str, workspace: Path) -> frozenset[str]:
@@ -187,8 +160,8 @@ def _ignored(store: Path, base: str, workspace: Path) -> frozenset[str]:
     folder = store / "ignore" / base
     if not folder.exists():
         _write_entries(store, rules, folder, owner=None)
-    with _opened(workspace) as root:
-        paths = [found.path for found in _walk(root, frozenset()) if found.path not in entries]
+    with opened(workspace) as root:
+        paths = [found.path for found in walk(root) if found.path not in entries]
     _, out, _ = objects.git(
         store,
         *("check-ignore", "--no-index", "-z", "--stdin"),
@@ -201,7 +174,7 @@ def _ignored(store: Path, base: str, workspace: Path) -> frozenset[str]:
 
 def _write_entries(store: Path, entries: dict[str, Entry], dest: Path, *, owner: int | None) -> None:
     dest.mkdir(parents=True, exist_ok=True)
-    with _opened(dest) as root:
+    with opened(dest) as root:
         for path, entry in sorted(entries.items()):
             content = objects.read_blob(store, entry.hash)
             with _inside(root, path, make=True, owner=owner) as (folder, name):
@@ -220,7 +193,7 @@ def _clear(folder: int, name: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
         if stat.S_ISDIR(mode):
-            files.remove_folder(folder, name)
+            folders.remove_folder(folder, name)
         elif not stat.S_ISREG(mode):
             os.unlink(name, dir_fd=folder)
 
@@ -228,13 +201,13 @@ def _clear(folder: int, name: str) -> None:
 @contextlib.contextmanager
 def _inside(root: int, path: str, *, make: bool, owner: int | None) -> Iterator[tuple[int, str]]:
     """The open folder of a path of a tree, with no link on the way; ``make`` replaces whatever is in the way."""
-    *folders, name = path.split("/")
+    *above, name = path.split("/")
     fds = [os.dup(root)]
     try:
-        for part in folders:
+        for part in above:
             if make:
                 _make_folder(fds[-1], part, owner)
-            fds.append(os.open(part, files.FOLDER, dir_fd=fds[-1]))
+            fds.append(os.open(part, folders.FOLDER, dir_fd=fds[-1]))
         yield fds[-1], name
     finally:
         for fd in fds:
@@ -247,7 +220,7 @@ def _make_folder(folder: int, name: str, owner: int | None) -> None:
             os.unlink(name, dir_fd=folder)
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o755, dir_fd=folder)
-        fd = os.open(name, files.FOLDER, dir_fd=folder)
+        fd = os.open(name, folders.FOLDER, dir_fd=folder)
         try:
             os.fchmod(fd, 0o755)
             if owner is not None:
@@ -260,10 +233,10 @@ def _remove_empty_folders(folder: int, *, top: bool = True) -> None:
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     for name in names:
-        if _always_ignored(name, top=top):
+        if always_ignored(name, top=top):
             continue
         with contextlib.suppress(OSError):  # not empty, or gone: then it stays
-            below = os.open(name, files.FOLDER, dir_fd=folder)
+            below = os.open(name, folders.FOLDER, dir_fd=folder)
             try:
                 _remove_empty_folders(below, top=False)
             finally:

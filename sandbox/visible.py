@@ -74,6 +74,16 @@ def _interpreter_paths() -> tuple[str, ...]:
     return tuple(sorted(paths))
 
 
+def unreadable_by_others() -> str:
+    """The first part of the running Python that other users may not read; empty when they can. Slow: for a message."""
+    for shown in _interpreter_paths():
+        for path in (Path(shown), *Path(shown).rglob("*")):
+            needed = 0o005 if path.is_dir() else 0o004
+            if not path.is_symlink() and path.stat().st_mode & needed != needed:
+                return shown
+    return ""
+
+
 def _covered(path: str, shown: list[str]) -> bool:
     return any(PurePosixPath(path).is_relative_to(place) for place in ("/usr", "/bin", "/lib", *shown))
 

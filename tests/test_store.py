@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import sqlite3
@@ -202,3 +203,12 @@ def test_a_file_that_is_no_database_is_an_error_with_its_name(tmp_path: Path) ->
     (tmp_path / "x.db").write_bytes(b"hello" * 1000)
     with pytest.raises(StoreError, match=r"x\.db"):
         open_database(tmp_path / "x.db", ["CREATE TABLE t (a TEXT)"])
+
+
+def test_half_a_character_never_reaches_a_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "one.json", {"a\ud800": ["\udfff"]})
+    append_line(tmp_path / "lines.jsonl", "\ud800")
+    write_atomic(tmp_path / "text", "x\ud800")
+    assert json.loads((tmp_path / "one.json").read_text()) == {"a?": ["?"]}
+    assert read_lines(tmp_path / "lines.jsonl") == ["?"]
+    assert (tmp_path / "text").read_text() == "x?"

@@ -16,6 +16,11 @@ from xar_agent.tools.observation import Observation, refusal
 from xar_agent.tools.workspace import Refused, Workspace
 
 Inputs = dict[str, dict[str, Any]]
+MAX_ARGUMENT_BYTES = 100_000
+"""Linux refuses a single argument of a program above 128 KiB."""
+PASSED_ON_WHOLE = frozenset({"content", "old_str", "new_str"})
+"""Arguments that no program gets on its command line; the tools have limits of their own for them."""
+MAX_NUMBER = 2**31 - 1
 
 
 def text(description: str, **more: Any) -> dict[str, Any]:
@@ -238,11 +243,24 @@ def check_arguments(tool: Tool, given: dict[str, Any]) -> tuple[dict[str, Any], 
         return {}, refusal("FORMAT", f"{tool.name}: arguments {problem}", f"arguments are {expected}")
     for key, value in arguments.items():
         arguments[key] = plain_value(value, inputs[key]["type"])
-        if arguments[key] is None:
-            return {}, refusal(
-                "FORMAT", f"{tool.name}: {key} is not of type {inputs[key]['type']}", f"arguments are {expected}"
-            )
+        problem = text_problem(key, value) if isinstance(value, str) else ""
+        if arguments[key] is None or problem:
+            said = problem or f"is not of type {inputs[key]['type']}"
+            return {}, refusal("FORMAT", f"{tool.name}: {key} {said}", f"arguments are {expected}")
     return arguments, None
+
+
+def text_problem(key: str, text: str) -> str:
+    """Why no program or file can take the text, or ""."""
+    try:
+        n_bytes = len(text.encode())
+    except UnicodeEncodeError:
+        return "holds half of a surrogate pair, which is no character"
+    if "\0" in text:
+        return "holds a NUL character"
+    if n_bytes > MAX_ARGUMENT_BYTES and key not in PASSED_ON_WHOLE:
+        return f"has {n_bytes:,} bytes, at most {MAX_ARGUMENT_BYTES:,}: write a file and use that"
+    return ""
 
 
 def plain_value(value: Any, kind: str) -> Any:
@@ -255,6 +273,6 @@ def plain_value(value: Any, kind: str) -> Any:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
-    return int(number) if number.is_integer() else None
+    return int(number) if number.is_integer() and abs(number) <= MAX_NUMBER else None

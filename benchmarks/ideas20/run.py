@@ -138,7 +138,8 @@ def main() -> None:
                 print("right" if row["right"] else f"WRONG ({row['reason']})", f"{row['wall_s']:.0f} s", row["text"])
     finally:
         model.close()
-    write(rows, about, name)
+    order = [entry["text"] for entry in entries]
+    write(sorted(rows, key=lambda row: order.index(row["text"])), about, name)
     rows_path.unlink()
 
 

@@ -1,10 +1,9 @@
-"""What a process tree uses, seen from outside: CPU, memory, disk."""
+"""What a process tree uses, seen from outside: CPU and resident memory."""
 
 from __future__ import annotations
 
 import os
 import resource
-import time
 
 from .system import read_small  # noqa: TID251
 
@@ -12,7 +11,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing is slow to import
     from typing import Any
 
-DISK_EVERY_S = 0.5
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -93,46 +91,3 @@ class Meter:
         except OSError:
             return 0
         return sum(int(line.split()[1]) for line in lines if line.startswith(b"oom_kill "))
-
-
-class Disk:
-    """Bytes below some folders, counted a little at a time so that no deadline is missed."""
-
-    def __init__(self, roots: list[str]) -> None:
-        self.roots = roots
-        self.todo: list[str] = []
-        self.entries: Any = None
-        self.sum = 0
-        self.used = 0
-        self.next_start = 0.0
-
-    def step(self, now: float, slice_s: float = 0.01) -> None:
-        """Go on counting for a moment; ``used`` changes once all is counted."""
-        if self.entries is None and not self.todo:
-            if now < self.next_start:
-                return
-            self.todo, self.sum = list(self.roots), 0
-        stop = time.monotonic() + slice_s
-        while (self.entries is not None or self.todo) and time.monotonic() < stop:
-            self.count()
-        if self.entries is None and not self.todo:
-            self.used = self.sum
-            self.next_start = now + DISK_EVERY_S
-
-    def count(self) -> None:
-        """One entry, or the start or end of a folder."""
-        try:
-            if self.entries is None:
-                self.entries = os.scandir(self.todo.pop())
-            entry = next(self.entries, None)
-        except OSError:
-            entry = None  # gone, or not ours to read
-        if entry is None:
-            self.entries = None
-            return
-        try:
-            self.sum += entry.stat(follow_symlinks=False).st_blocks * 512
-            if entry.is_dir(follow_symlinks=False):
-                self.todo.append(entry.path)
-        except OSError:
-            return

@@ -16,7 +16,9 @@ import sys
 import time
 
 from .command import become_command  # noqa: TID251
-from .measure import Disk, Meter, descendants  # noqa: TID251
+from .disk import Disk  # noqa: TID251
+from .measure import Meter, descendants  # noqa: TID251
+from .nameless import Nameless, private_bytes  # noqa: TID251
 from .output import CHUNK, Output  # noqa: TID251
 from .system import PR_SET_CHILD_SUBREAPER, SIGNALS, give, prctl, send  # noqa: TID251
 
@@ -36,6 +38,7 @@ class Supervisor:
     def __init__(self, job: dict[str, Any], control: int, meter_fd: int, log: int) -> None:
         self.job, self.control, self.meter_fd = job, control, meter_fd
         self.meter, self.disk = Meter(job), Disk(job["disk_roots"])
+        self.nameless = Nameless(job["disk_roots"], own_shm=bool(job["arguments"]))
         self.parent = os.getppid()
         self.stopped_by = ""
         self.status: int | None = None
@@ -95,19 +98,26 @@ class Supervisor:
     def look(self, now: float) -> float:
         """Compare use with the limits; the time of the next look."""
         job = self.job
-        self.meter.look()
+        pids = list(self.meter.look())
         os.pwrite(self.meter_fd, b"%-24.6f" % self.meter.cpu_s, 0)
         self.disk.step(now)
+        self.nameless.step(pids, now)
         if os.getppid() != self.parent:
             self.stop("cancel")
-        if self.meter.oom_kills() or (job["rss_bytes"] is not None and self.meter.rss > job["rss_bytes"]):
+        if self.meter.oom_kills() or (job["rss_bytes"] is not None and self.is_over_memory(pids, job["rss_bytes"])):
             self.stop("memory")
         if job["cpu_s"] is not None and self.meter.cpu_s >= job["cpu_s"]:
             self.stop("cpu")
-        if job["disk_bytes"] is not None and self.disk.used > job["disk_bytes"]:
+        if job["disk_bytes"] is not None and self.disk.is_over(job["disk_bytes"], self.nameless.disk):
             self.stop("disk")
         done = time.monotonic()
         return done + max(TICK_S, 25 * (done - now))
+
+    def is_over_memory(self, pids: list[int], limit: int) -> bool:
+        """By the resident sets, or by what is private in them and the files in memory (mapped ones are in both)."""
+        held = self.nameless.memory
+        rss = self.meter.rss
+        return rss > limit or (held > 0 and rss + held > limit and private_bytes(pids) + held > limit)
 
     def reap(self) -> None:
         while True:

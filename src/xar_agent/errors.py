@@ -12,6 +12,7 @@
     ├── SandboxError             the sandbox failed, not the command in it; the work may be tried again
     │   ├── SandboxStartError    it did not start
     │   └── SandboxLost          it went away
+    ├── BudgetReached            the time that the user allowed is over; what was done so far is recorded
     ├── EvaluationError          the trusted evaluator itself failed (class INFRA, never the idea's fault)
     ├── StoreError               the run's records cannot be written or read (a full disk, a torn database)
     └── Interrupted              exit 130: Ctrl-C, or a request to cancel
@@ -79,6 +80,10 @@ class SandboxStartError(SandboxError):
 
 class SandboxLost(SandboxError):
     """The sandbox went away while it was in use."""
+
+
+class BudgetReached(XarError):
+    """The time that the user allowed is over; what was done so far is recorded."""
 
 
 class EvaluationError(XarError):

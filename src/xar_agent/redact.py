@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 
 MASK = "[redacted]"
-SECRET_NAME = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:$|_|S$)", re.IGNORECASE)
+SECRET_WORD = "(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)"
+SECRET_NAME = re.compile(rf"(?:^|_){SECRET_WORD}_|{SECRET_WORD}S?$", re.IGNORECASE)  # also PGPASSWORD, OPENAIKEY
 SECRET_SHAPE = re.compile(
     r"\b(?:sk-[A-Za-z0-9_\-]{8,}|hf_[A-Za-z0-9]{16,}|ghp_[A-Za-z0-9]{20,}|github_pat_\w{20,}|AKIA[0-9A-Z]{16}|xox[baprs]-[\w-]{10,})"
 )

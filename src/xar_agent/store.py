@@ -45,7 +45,25 @@ def store_errors(path: Path, action: str) -> Iterator[None]:
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
     """JSON text of a value. NaN and infinities are refused: no JSON reader outside Python takes them."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    return plain_text(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent))
+
+
+def plain_text(text: str) -> str:
+    """The text with a question mark for each lone surrogate: neither a file, SQLite nor a terminal takes those."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def plain_json(value: Any) -> Any:
+    """A value from JSON with every text in it as ``plain_text``.
+
+    Raises:
+        RecursionError: it is nested too deeply.
+    """
+    if isinstance(value, str):
+        return plain_text(value)
+    if isinstance(value, dict):
+        return {plain_text(key): plain_json(item) for key, item in value.items()}
+    return [plain_json(item) for item in value] if isinstance(value, list) else value
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -54,7 +72,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     Raises:
         StoreError: it could not be written; the old file is as it was and nothing half-written is left.
     """
-    encoded = content.encode() if isinstance(content, str) else content
+    encoded = plain_text(content).encode() if isinstance(content, str) else content
     with store_errors(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

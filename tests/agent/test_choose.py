@@ -112,3 +112,10 @@ def test_the_embedded_model_opens_without_starting_its_server(model_file: object
     model = open_model(choose_model(LOCAL, environ={}))
     assert (model.name, model.protocol) == (LOCAL, "guided")
     model.close()
+
+
+def test_a_server_of_openais_protocol_is_no_ollama_server() -> None:
+    environ = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}
+    assert choose_model("ollama_chat/qwen3", environ=environ).api_base is None
+    own = choose_model("ollama_chat/qwen3", api_base="http://127.0.0.1:8/", environ=environ)
+    assert own.api_base == "http://127.0.0.1:8"

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from episodes import GOOD_SCRIPT, RAISE_LR, call
 
+from xar_agent.agent.episode import load_implementation
 from xar_agent.agent.events import StepEvent
 from xar_agent.agent.implement import implement
 from xar_agent.agent.limits import EpisodeLimits
 from xar_agent.agent.scripted import ScriptedModel
 from xar_agent.agent.trajectory import FILE_NAME, read_trajectory
 from xar_agent.agent.types import Idea
-from xar_agent.errors import Interrupted, PatchRefused, UserError
+from xar_agent.errors import Interrupted, PatchRefused, StoreError, UserError
 from xar_agent.jobs.bench import Bench
 
 LIMITS = EpisodeLimits(max_steps=20)
@@ -82,6 +83,29 @@ def test_an_ended_episode_is_returned_as_it_is(toy_bench: Bench, idea: Idea, epi
     assert implement(idea, toy_bench, model, limits=LIMITS, episode_dir=episode_dir) == first
     assert model.requests == []
     assert (episode_dir / FILE_NAME).read_bytes() == before
+
+
+def test_the_patch_of_an_ended_episode_is_the_stores_not_the_masked_file(
+    toy_bench: Bench, idea: Idea, episode_dir: Path, planted_key: str
+) -> None:
+    edit = call(
+        "edit_file", path="train.py", old_str="LEARNING_RATE = 1.0\n", new_str="LEARNING_RATE = 1.0\nSIZE = 8\n"
+    )
+    write = call("bash", command="printf '\\nNAME = \"sk-%s\"\\n' looks-like-a-key >> train.py")
+    first = implement(idea, toy_bench, ScriptedModel([[edit], [write]]), limits=LIMITS, episode_dir=episode_dir)
+    assert "sk-looks-like-a-key" in first.patch.diff
+    assert "sk-looks-like-a-key" not in (episode_dir / "patch.diff").read_text()
+    assert load_implementation(idea, toy_bench, episode_dir).patch == first.patch
+
+
+def test_a_record_that_names_another_patch_than_the_store_is_refused(
+    toy_bench: Bench, idea: Idea, episode_dir: Path
+) -> None:
+    first = implement(idea, toy_bench, ScriptedModel(GOOD_SCRIPT), limits=LIMITS, episode_dir=episode_dir)
+    path = episode_dir / FILE_NAME
+    path.write_text(path.read_text().replace(first.patch.sha256, "0" * 64))
+    with pytest.raises(StoreError, match="not the one"):
+        implement(idea, toy_bench, ScriptedModel([]), limits=LIMITS, episode_dir=episode_dir)
 
 
 def test_an_interrupted_episode_is_recorded_and_goes_on_where_it_was(

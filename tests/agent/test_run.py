@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,17 +10,15 @@ from episodes import GOOD_SCRIPT, call
 
 from xar_agent.agent.limits import EpisodeLimits
 from xar_agent.agent.replay import dry_replay
-from xar_agent.agent.run import run_idea, run_patch
+from xar_agent.agent.run import recorded_result, run_idea
 from xar_agent.agent.scripted import ScriptedModel
 from xar_agent.agent.trajectory import read_trajectory
 from xar_agent.agent.types import Idea
-from xar_agent.errors import Interrupted
+from xar_agent.errors import BudgetReached, Interrupted
 from xar_agent.jobs.bench import Bench
-from xar_agent.jobs.records import IdeaRecord
 from xar_agent.jobs.runs import RunStore
 from xar_agent.jobs.types import JobState, SmokeReport
 from xar_agent.jobs.worker import JobEvent
-from xar_agent.sandbox import tree
 from xar_agent.sandbox.protocol import Patch
 
 LIMITS = EpisodeLimits(max_steps=20)
@@ -54,7 +51,6 @@ def test_an_idea_comes_to_a_valid_score_over_two_seeds(toy_bench: Bench, store: 
     assert [job.state for job in result.jobs] == [JobState.SUCCEEDED] * 2
     assert result.score is not None
     assert result.score.n == 2
-    assert result.implementation is not None
     assert {Patch, SmokeReport, JobEvent} <= {type(event) for event in told}
     (row,) = store.implementations(idea.id)
     assert (row.outcome, row.steps) == ("submitted", 4)
@@ -97,7 +93,6 @@ def test_nothing_is_trained_without_a_submission(toy_bench: Bench, store: RunSto
     result = run_idea(
         idea, bench=toy_bench, store=store, model=ScriptedModel(GOOD_SCRIPT), limits=LIMITS, seeds=(1,), submit=False
     )
-    assert result.implementation is not None
     assert result.implementation.outcome == "submitted"
     assert (result.jobs, result.verdict, store.jobs()) == ((), "none", ())
 
@@ -130,15 +125,24 @@ def test_an_interrupted_idea_is_on_record_and_the_same_call_finishes_it(
     assert [e.valid for e in result.evaluations] == [True]
 
 
-def test_a_persons_own_patch_goes_through_the_same_jobs(
-    toy_bench: Bench, store: RunStore, idea: Idea, tmp_path: Path
+def test_repairs_are_counted_over_resumptions(toy_bench: Bench, store: RunStore, idea: Idea) -> None:
+    model = ScriptedModel([*crashing_edit(AT, LATE), *crashing_edit("late crash", "later crash")])
+    first = run_idea(idea, bench=toy_bench, store=store, model=model, limits=LIMITS, seeds=(1,))
+    assert (first.repairs, first.evaluations) == (1, ())
+    more = ScriptedModel(crashing_edit("later crash", "last crash"))
+    again = run_idea(idea, bench=toy_bench, store=store, model=more, limits=LIMITS, seeds=(1,))
+    assert more.requests == []
+    assert again.repairs == 1
+
+
+def test_training_that_takes_longer_than_allowed_ends_and_is_on_record(
+    toy_bench: Bench, store: RunStore, idea: Idea
 ) -> None:
-    text = (toy_bench.env.repo / "train.py").read_text().replace("LEARNING_RATE = 1.0", "LEARNING_RATE = 3.0")
-    with toy_bench.scratch_folder("own") as folder:
-        workspace = toy_bench.checkout(toy_bench.base_tree, folder)
-        (workspace / "train.py").write_text(text)
-        patch = toy_bench.diff(tree.snapshot(toy_bench.git_store, workspace))
-    store.add_idea(IdeaRecord("own", "a person's own patch", "toy"))
-    result = run_patch(patch, bench=toy_bench, store=store, seeds=(1,), idea_id="own")
-    assert result.implementation is None
-    assert [e.valid for e in result.evaluations] == [True]
+    slow = crashing_edit(AT, f"{AT}            if step > 12:\n                __import__('time').sleep(60)\n")
+    limits = EpisodeLimits(max_steps=20, wall_s=12)
+    with pytest.raises(BudgetReached):
+        run_idea(idea, bench=toy_bench, store=store, model=ScriptedModel(slow), limits=limits, seeds=(1,))
+    found = recorded_result(idea, toy_bench, store)
+    assert found is not None
+    assert found.implementation.outcome == "submitted"
+    assert [job.state for job in found.jobs] == [JobState.CANCELLED]

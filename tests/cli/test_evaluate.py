@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def test_a_diff_is_scored_recorded_and_read_again(
     assert (found["evaluation"]["metric"], found["evaluation"]["direction"]) == ("val_loss", "min")
     assert (found["model"], found["sandbox"], found["fidelity"]) == (None, "bubblewrap", "effect")
     assert "+LEARNING_RATE = 3.0" in Path(found["patch_path"]).read_text()
+    assert json.loads(Path(found["patch_path"]).with_name("smoke.json").read_text())["passed"] is True
     assert leaks(runs_dir, planted_key) == []
     assert planted_key not in ended.out + ended.err
     check_readers(xar, found)
@@ -72,9 +74,19 @@ def test_a_diff_of_a_protected_file_is_refused(xar: Any, runs_dir: Path, tmp_pat
     patch.write_text("--- /dev/null\n+++ b/evil.py\n@@ -0,0 +1 @@\n+print(1)\n")
     ended = xar("evaluate", patch, "--env", "toy")
     assert ended.code == 2
-    assert "evil.py" in ended.error_lines[-2]
+    assert "evil.py" in ended.error_lines[-1]
     assert "editable: train.py, model.py" in ended.error_lines[-1]
     assert list(runs_dir.iterdir()) == []
+
+
+def test_a_time_budget_that_ends_training_is_told_with_what_there_is(xar: Any, make_patch: MakePatch) -> None:
+    patch = make_patch(RATE, RATE + "import time\nif int(os.environ['XAR_BUDGET']) > 5000:\n    time.sleep(300)\n")
+    ended = xar("evaluate", patch, "--env", "toy", "--run", "r", "--json", "--budget-hours", str(12 / 3600))
+    assert ended.code == 1, ended.err
+    found = ended.json
+    assert (found["outcome"], found["exit_reason"]) == ("over_budget", "the time budget is used up")
+    assert (found["smoke"]["passed"], found["job"]["state"], found["verdict"]) == (True, "cancelled", "none")
+    assert ended.error_lines[-1].startswith("error: the time budget is used up; ")
 
 
 def test_the_process_sandbox_says_that_it_does_not_isolate(xar: Any, make_patch: MakePatch) -> None:

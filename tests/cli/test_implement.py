@@ -99,6 +99,21 @@ def test_without_submission_a_passing_smoke_test_is_success(xar: Any, script: Sc
     assert (ended.json["job"], ended.json["evaluation"], ended.json["verdict"]) == (None, None, "none")
 
 
+def test_without_submission_an_unchanged_repository_is_no_success(xar: Any, script: Script) -> None:
+    model = script(SMOKE, *[{"text": "All is well as it is."}] * 3)
+    ended = xar("implement", IDEA, "--env", "toy", "--model", model, "--no-submit", "--json")
+    assert (ended.code, ended.json["outcome"], ended.json["smoke"]["passed"]) == (1, "gave_up", True)
+
+
+def test_a_time_budget_that_ends_the_episode_gives_the_result_so_far(xar: Any, script: Script) -> None:
+    model = script(EDIT, *[call("bash", command="sleep 3")] * 9)
+    budget = ["--budget-hours", str(5 / 3600)]
+    ended = xar("implement", IDEA, "--env", "toy", "--model", model, "--json", *budget)
+    assert (ended.code, ended.json["outcome"]) == (1, "over_budget"), ended.err
+    assert ended.json["exit_reason"] == "the time budget is used up"
+    assert "+LEARNING_RATE = 3.0" in Path(ended.json["patch_path"]).read_text()
+
+
 def test_a_model_that_gives_up_is_exit_1_with_its_reason(xar: Any, script: Script) -> None:
     words = {"text": "I cannot do that."}
     ended = xar("implement", IDEA, "--env", "toy", "--model", script(words, words, words), "--json")

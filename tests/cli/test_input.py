@@ -51,12 +51,11 @@ def test_wrong_input_is_told_in_one_line_with_a_way_on(
     (xar.folder / "s.json").write_text('{"replies": []}')
     ended = xar(*arguments, "--json")
     assert ended.code == 2
-    error, hint = ended.error_lines
-    assert error.startswith("error: ")
-    assert named in error
-    assert hint.startswith("hint: ")
-    assert way_on in hint
-    assert ended.json == {"error": error.removeprefix("error: "), "hint": hint.removeprefix("hint: ")}
+    (line,) = ended.error_lines
+    assert set(ended.json) == {"error", "hint"}
+    assert named in ended.json["error"]
+    assert way_on in ended.json["hint"]
+    assert line == f"error: {ended.json['error']}; {ended.json['hint']}"
     assert nothing_left(isolated)
 
 
@@ -93,12 +92,42 @@ def test_an_unreachable_server_is_a_missing_service_and_leaves_no_run(xar: Any, 
     assert nothing_left(isolated)
 
 
-def test_an_embedded_model_with_a_flipped_byte_is_refused(xar: Any, cache_dir: Path) -> None:
+def test_an_embedded_model_that_is_not_the_published_one_is_refused(xar: Any, cache_dir: Path, isolated: Path) -> None:
     fake = cache_dir / "m.gguf"
     fake.write_bytes(b"GGUF" + b"\0" * 1000)
-    ended = xar("models", "check", env={"XAR_LOCAL_MODEL": str(fake)})
-    assert ended.code == 3
-    assert "m.gguf" in ended.error_lines[0]
+    env = {"XAR_LOCAL_MODEL": str(fake)}
+    for arguments in (["models", "check"], ["implement", IDEA, "--env", "toy", "--model", "local/qwen2.5-coder-1.5b"]):
+        ended = xar(*arguments, env=env)
+        assert ended.code == 3
+        assert "m.gguf" in ended.error_lines[-1]
+    assert nothing_left(isolated)
+
+
+def test_a_folder_of_the_users_own_is_neither_taken_for_a_run_nor_removed(xar: Any) -> None:
+    mine = xar.folder / "src" / "mine.py"
+    mine.parent.mkdir()
+    mine.write_text("x = 1\n")
+    ended = xar("implement", IDEA, "--env", "toy", "--model", "scripted/s", "--runs-dir", ".", "--run", "src")
+    assert ended.code == 2
+    assert "is no run" in ended.err
+    assert mine.read_text() == "x = 1\n"
+    assert [path.name for path in mine.parent.iterdir()] == ["mine.py"]
+
+
+def test_an_empty_folder_that_was_there_before_stays(xar: Any) -> None:
+    (xar.folder / "r").mkdir()
+    arguments = ["--env", "toy", "--model", "scripted/s", "--runs-dir", ".", "--run", "r"]
+    assert xar("implement", IDEA, *arguments).code == 2
+    assert (xar.folder / "r").is_dir()
+
+
+@pytest.mark.parametrize("url", ["http://h:99999/v1", "http://:80", "http://[::1/v1", "ftp://h/v1"])
+def test_an_address_that_cannot_be_one_is_wrong_input(xar: Any, isolated: Path, url: str) -> None:
+    env = {"OPENAI_BASE_URL": url}
+    ended = xar("implement", IDEA, "--env", "toy", "--model", "openai/m", "--json", env=env)
+    assert ended.code == 2
+    assert "is not a URL" in ended.json["error"]
+    assert nothing_left(isolated)
 
 
 def test_a_script_that_is_a_folder_is_wrong_input_and_leaves_no_run(xar: Any, isolated: Path) -> None:

@@ -10,26 +10,31 @@ import sys
 
 import pytest
 
-from xar_agent.cli.main import PIPE_CLOSED_EXIT, Report, from_os, one_line
+from xar_agent.cli.main import PIPE_CLOSED_EXIT, Report, from_os
+from xar_agent.cli.terminal import one_line
 from xar_agent.errors import Interrupted, ModelUnavailable, StoreError, UnknownName
 
 
 def test_what_nobody_foresaw_is_one_line_and_exit_1(capsys: pytest.CaptureFixture[str], planted_key: str) -> None:
     code = Report(as_json=True, debug=False).unexpected(ZeroDivisionError(f"no\nluck \x1b[31m{planted_key}"))
     out, err = capsys.readouterr()
-    error, hint = err.splitlines()
+    told = json.loads(out)
     assert code == 1
-    assert error == "error: unexpected ZeroDivisionError: no luck [31m[redacted]"
-    assert "--debug" in hint
-    assert json.loads(out)["error"] == error.removeprefix("error: ")
+    assert told["error"] == "unexpected ZeroDivisionError: no luck [31m[redacted]"
+    assert "--debug" in told["hint"]
+    assert err == f"error: {told['error']}; {told['hint']}\n"
 
 
-def test_with_debug_the_traceback_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_debug_the_traceback_is_there_without_secrets(
+    capsys: pytest.CaptureFixture[str], planted_key: str
+) -> None:
     try:
-        raise ZeroDivisionError("here")
+        raise ZeroDivisionError(f"here {planted_key}")
     except ZeroDivisionError as error:
         Report(as_json=False, debug=True).unexpected(error)
-    assert "test_main.py" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "test_main.py" in err
+    assert planted_key not in err
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from xar_agent.envs.spec import EnvSpec
@@ -69,3 +75,70 @@ def test_the_source_is_handed_on(toy_copy: Path, tmp_path: Path) -> None:
     (toy_copy / "prepare.py").write_text("import sys; sys.exit(' '.join(sys.argv[2:]))")
     with pytest.raises(DataUnavailable, match="--source /some/file"):
         prepare_data(EnvSpec(toy_copy), source=Path("/some/file"))
+
+
+STUBBORN = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", sys.argv[1]])
+print('{"stage": "begun", "done": 0, "total": 1}', flush=True)
+time.sleep(60)
+"""
+DRIVER = """
+import sys
+from pathlib import Path
+from xar_agent.envs.spec import EnvSpec
+from xar_agent.jobs.data import prepare_data
+prepare_data(EnvSpec(Path(sys.argv[1])), on_progress=lambda _: print("begun", flush=True))
+"""
+
+
+def left_over(cache_dir: Path) -> list[int]:
+    """Processes of a preparation into this cache."""
+    found = psutil.process_iter(["cmdline"])
+    return [p.pid for p in found if any(str(cache_dir) in word for word in p.info["cmdline"] or [])]
+
+
+def wait_until_gone(cache_dir: Path) -> None:
+    """Fail when one is still there after some seconds."""
+    deadline = time.monotonic() + 5
+    while (left := left_over(cache_dir)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_of_a_preparation_outlives_its_driver(toy_copy: Path, cache_dir: Path, ending: signal.Signals) -> None:
+    (toy_copy / "prepare.py").write_text(STUBBORN)
+    with subprocess.Popen([sys.executable, "-c", DRIVER, str(toy_copy)], stdout=subprocess.PIPE) as driver:
+        assert driver.stdout
+        assert driver.stdout.readline() == b"begun\n"
+        assert len(left_over(cache_dir)) >= 2
+        driver.send_signal(ending)
+    wait_until_gone(cache_dir)
+
+
+def test_nothing_of_a_preparation_outlives_an_exception_or_its_own_end(toy_copy: Path, cache_dir: Path) -> None:
+    (toy_copy / "prepare.py").write_text(STUBBORN)
+
+    def fail(progress: PrepareProgress) -> None:
+        raise BrokenPipeError(progress.stage)
+
+    begun = time.monotonic()
+    with pytest.raises(BrokenPipeError):
+        prepare_data(EnvSpec(toy_copy), on_progress=fail)
+    wait_until_gone(cache_dir)
+    (toy_copy / "prepare.py").write_text(STUBBORN.replace("time.sleep(60)\n", "sys.exit(3)\n"))
+    with pytest.raises(DataUnavailable, match="exit code 3"):
+        prepare_data(EnvSpec(toy_copy))
+    wait_until_gone(cache_dir)
+    assert time.monotonic() - begun < 30, "nobody waited for the sleepers"
+
+
+def test_two_first_runs_at_once_build_one_data_set(toy_copy: Path, tmp_path: Path) -> None:
+    program = toy_copy / "prepare.py"
+    note = f"open({str(tmp_path / 'count')!r}, 'a').write('x'); __import__('time').sleep(0.3)\n"
+    program.write_text(program.read_text().replace("if __name__", f"{note}if __name__", 1))
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: prepare_data(EnvSpec(toy_copy)), range(2))
+    assert first == second
+    assert (tmp_path / "count").read_text() == "x"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from xar_agent.errors import EvaluationError, Interrupted
+from xar_agent.errors import EvaluationError, Interrupted, SandboxLost
 from xar_agent.jobs.bench import Bench
 from xar_agent.jobs.evaluation import Measurement, Split, evaluate
 from xar_agent.jobs.relay import Patience
@@ -60,20 +60,23 @@ Measure = Callable[..., Measurement]
 
 @pytest.mark.parametrize("backend", ["process"], indirect=True)
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "kind", "said"),
     [
-        ("    import time; time.sleep(100)", "did not answer in time"),
-        ("    return lambda idx: __import__('time').sleep(100)", "did not answer in time"),
-        ("    return lambda idx: __import__('os')._exit(3)", "has ended"),
-        ("    raise SystemExit(3)", "SystemExit"),
+        ("    import time; time.sleep(100)", "TIMEOUT", "did not answer in time"),
+        ("    return lambda idx: __import__('time').sleep(100)", "TIMEOUT", "did not answer in time"),
+        ("    return lambda idx: __import__('os')._exit(3)", "CONTRACT", "has ended"),
+        ("    raise SystemExit(3)", "CONTRACT", "SystemExit"),
+        ("    raise Exception('\\ud800')", "CONTRACT", "Exception: ?"),
     ],
 )
-def test_a_worker_that_hangs_or_dies_is_an_invalid_result(measure: Measure, edit: Edit, body: str, said: str) -> None:
+def test_a_worker_that_hangs_or_dies_is_an_invalid_result(
+    measure: Measure, edit: Edit, body: str, kind: str, said: str
+) -> None:
     begun = time.monotonic()
     found = measure(edit({"model.py": (LOAD, body)}))
     assert not found.valid
     assert found.failure is not None
-    assert (found.failure.kind, said in found.failure.reason) == (FailureClass.CONTRACT, True), found.failure
+    assert (found.failure.kind, said in found.failure.reason) == (kind, True), found.failure
     assert time.monotonic() - begun < 30
 
 
@@ -83,8 +86,31 @@ def test_a_model_that_is_too_slow_for_the_whole_evaluation_is_to_blame(measure: 
     slow += "    return lambda idx: time.sleep(0.5) or model(idx)"
     found = measure(edit({"model.py": (LOAD, slow)}), patience=Patience(total_s=3))
     assert found.failure is not None
-    assert found.failure.kind is FailureClass.CONTRACT
+    assert found.failure.kind is FailureClass.TIMEOUT
     assert "time" in found.failure.reason
+
+
+@pytest.mark.parametrize("backend", ["process"], indirect=True)
+def test_a_worker_that_computes_too_much_is_ended_and_its_cpu_time_told(measure: Measure, edit: Edit) -> None:
+    found = measure(edit({"model.py": (LOAD, "    while True: pass")}), patience=Patience(cpu_s=1.5))
+    assert found.failure is not None
+    assert (found.failure.kind, "CPU" in found.failure.reason) == (FailureClass.TIMEOUT, True), found.failure
+    assert 1 < found.worker_cpu_s < 10
+
+
+@pytest.mark.parametrize("backend", ["process"], indirect=True)
+def test_a_worker_that_takes_too_much_memory_is_oom(measure: Measure, edit: Edit) -> None:
+    eat = "    x = []\n    while True: x.append(b'1' * 10**8)"
+    found = measure(edit({"model.py": (LOAD, eat)}), patience=Patience())
+    assert found.failure is not None
+    assert found.failure.kind is FailureClass.OOM, found.failure
+
+
+@pytest.mark.parametrize("backend", ["process"], indirect=True)
+def test_a_worker_whose_sandbox_is_gone_is_nobodys_fault(measure: Measure, edit: Edit) -> None:
+    # Without isolation a program can end its supervisor: what the kernel or an administrator may do anywhere.
+    with pytest.raises(SandboxLost):
+        measure(edit({"model.py": (LOAD, "    import os; os.kill(os.getppid(), 9); import time; time.sleep(9)")}))
 
 
 @pytest.mark.parametrize("backend", ["process"], indirect=True)

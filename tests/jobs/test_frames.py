@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from xar_agent.errors import Interrupted
-from xar_agent.jobs.frames import Frame, FrameError, FramePipe
+from xar_agent.jobs.frames import Frame, FrameError, FramePipe, parse_header
 from xar_agent.sandbox import SandboxSpec, open_sandbox
 from xar_agent.sandbox.protocol import Process
 
@@ -103,3 +103,8 @@ def test_a_cancellation_ends_the_wait(talk_to: Open) -> None:
     threading.Timer(0.3, cancel.set).start()
     with pytest.raises(Interrupted):
         pipe.receive(timeout_s=60, max_payload=100)
+
+
+def test_half_a_character_in_a_header_becomes_a_question_mark() -> None:
+    header = parse_header(rb'{"nbytes": 0, "message": "\ud800", "\udfff": [{"a": "\ud800b"}]}')
+    assert header == {"nbytes": 0, "message": "?", "?": [{"a": "?b"}]}

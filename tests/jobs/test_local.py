@@ -234,3 +234,15 @@ def test_nothing_outlives_the_driver_and_the_same_command_goes_on(
     with start_driver(toy_copy, runs_dir, backend, 0.2) as driver:
         out, err = driver.communicate(timeout=120)
     assert out.splitlines()[-1] == "succeeded 2 True", err
+
+
+@pytest.mark.parametrize("backend", ["process"], indirect=True)
+def test_training_is_paid_for_once_for_each_real_attempt(store: RunStore, bench: Bench, edit: Edit, wish: Wish) -> None:
+    crash = edit({"train.py": ("    save(model", "    raise SystemExit(3)\n    save(model")})
+    with LocalEngine(store, bench) as engine:
+        for spec in (wish(bench.base_tree), wish(bench.base_tree, idea_id="copy"), wish(crash, idea_id="crash")):
+            engine.wait([engine.submit(spec).id])
+    assert [job.state for job in store.jobs()] == [JobState.SUCCEEDED, JobState.SUCCEEDED, JobState.FAILED]
+    spent = store.spend()
+    assert [(s.idea_id, s.kind) for s in spent] == [("idea", "train"), ("crash", "train")]
+    assert all(s.cpu_s > 0.01 for s in spent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,42 @@ def test_any_line_is_parsed_or_dropped(line: bytes) -> None:
 )
 def test_odd_steps_are_dropped(line: str) -> None:
     assert parse_curve_line(line.encode()) is None
+
+
+@pytest.mark.parametrize("line", [rb'{"step": 1, "\ud800": 1}', rb'{"step": 1, "\udfff\ud800x": 2.5}'])
+def test_half_a_character_in_the_curve_is_kept_out_of_the_copy(workspace: Path, tmp_path: Path, line: bytes) -> None:
+    (workspace / "out" / "metrics.jsonl").write_bytes(line + b"\n")
+    follower = CurveFollower(workspace, tmp_path / "copy.jsonl")
+    follower.finish()
+    assert [point.step for point in follower.points] == [1]
+    assert "?" in (tmp_path / "copy.jsonl").read_text()
+
+
+def test_folders_that_a_run_has_locked_are_opened_up_without_following_a_link(workspace: Path, tmp_path: Path) -> None:
+    (workspace / "out").chmod(0)
+    workspace.chmod(0)
+    outputs.open_up(workspace)
+    assert [path.stat().st_mode & 0o777 for path in (workspace, workspace / "out")] == [0o755, 0o755]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    (workspace / "out").rmdir()
+    (workspace / "out").symlink_to(elsewhere)
+    outputs.open_up(workspace)
+    assert elsewhere.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+def test_an_out_folder_that_cannot_be_read_is_bad_output(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o711)
+        workspace = Path(name) / "workspace"
+        (workspace / "out").mkdir(parents=True)
+        (workspace / "out").chmod(0o700)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(BadOutput, match="cannot be read"):
+                collect_checkpoint(workspace, Path(name) / "taken")
+            with pytest.raises(BadOutput, match="cannot be entered"):
+                outputs.open_up(workspace)
+        finally:
+            os.seteuid(0)

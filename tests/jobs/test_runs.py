@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from xar_agent.errors import StoreError, UnknownName, UserError
+from xar_agent.jobs.lock import is_active
 from xar_agent.jobs.records import IdeaRecord, ImplementationRecord, Spend
-from xar_agent.jobs.runs import RunStore, find_run, is_active, list_runs, request_cancel
+from xar_agent.jobs.runs import RunStore, find_run, list_runs, request_cancel
 from xar_agent.jobs.types import Check, Evaluation, Failure, FailureClass, Job, JobSpec, JobState, SmokeReport
 from xar_agent.sandbox.protocol import Patch
 
@@ -246,3 +247,43 @@ def test_a_run_in_a_read_only_folder_can_be_read(runs_dir: Path) -> None:
     with RunStore.open(runs_dir, "run", read_only=True) as reader:
         assert reader.jobs() == ()
     (runs_dir / "run").chmod(0o755)
+
+
+def test_a_request_for_an_attempt_that_has_ended_does_not_cancel_the_next_one(runs_dir: Path) -> None:
+    with RunStore.create(runs_dir, "run", {}) as store:
+        request_cancel(store.dir, "job1")
+    with RunStore.open(runs_dir, "run") as store:
+        assert store.take_requests() == ()
+
+
+def test_a_job_that_has_ended_is_not_cancelled_any_more(store: RunStore) -> None:
+    store.add_job(JOB, "cache")
+    assert store.begin_cancel("job1")
+    assert store.job("job1").state is JobState.CANCELLING
+    store.record_evaluation("job1", 1, FOUND, "cache")
+    assert not store.begin_cancel("job1")
+    assert store.job("job1").state is JobState.SUCCEEDED
+
+
+def test_half_a_character_in_an_idea_or_a_failure_can_be_recorded(store: RunStore) -> None:
+    store.add_idea(IdeaRecord("idea", "do \udc80", "toy"))
+    store.add_spend(Spend("idea", "model", "m\ud800"))
+    store.add_job(JOB, "cache")
+    store.set_state("job1", JobState.FAILED, Failure(FailureClass.CODE, "Exception: \ud800"))
+    failure = store.job("job1").failure
+    assert failure is not None
+    assert (store.ideas()[0].text, store.spend()[0].model, failure.reason) == ("do ?", "m?", "Exception: ?")
+
+
+def test_only_an_empty_folder_or_leftovers_of_a_run_become_a_run(runs_dir: Path) -> None:
+    (runs_dir / "mine").mkdir()
+    (runs_dir / "mine" / "notes.txt").write_text("x")
+    (runs_dir / "file").write_text("x")
+    for name in ("mine", "file"):
+        with pytest.raises(UserError, match="is no run"):
+            RunStore.create(runs_dir, name, {})
+    assert [path.name for path in (runs_dir / "mine").iterdir()] == ["notes.txt"]
+    (runs_dir / "cut").mkdir()
+    (runs_dir / "cut" / "driver.lock").touch()
+    with RunStore.create(runs_dir, "cut", {}) as left, RunStore.create(runs_dir, "new", {}) as fresh:
+        assert (left.made_folder, fresh.made_folder) == (False, True)

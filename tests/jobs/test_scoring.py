@@ -12,8 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xar_agent.envs.spec import Baseline, CurvePoint
-from xar_agent.jobs.scoring import baseline_at, score, student_t_cdf, student_t_quantile, with_fidelity
-from xar_agent.jobs.types import Evaluation
+from xar_agent.jobs.scoring import (
+    baseline_at,
+    score,
+    student_t_cdf,
+    student_t_quantile,
+    with_failed_jobs,
+    with_fidelity,
+)
+from xar_agent.jobs.types import Evaluation, Failure, FailureClass, Job, JobSpec, JobState
+from xar_agent.sandbox.protocol import Patch
 
 
 def evaluation(value: float | None, *, ratio: float = 1.0, valid: bool = True, seed: int = 0) -> Evaluation:
@@ -201,3 +209,31 @@ def test_a_patch_without_effect_is_within_noise_whatever_its_score() -> None:
     assert with_fidelity(lucky, "effect").verdict == "better"
     caught = score([evaluation(3.0, valid=False)], FIVE, "min")
     assert with_fidelity(caught, "no_effect").verdict == "invalid"
+
+
+def job(evaluation: Evaluation | None, kind: FailureClass | None = None) -> Job:
+    spec = JobSpec("run", "idea", "toy", "default", 0, Patch("b", "", (), 0, 0, ""), "t")
+    failure = Failure(kind, "why") if kind else None
+    state = JobState.SUCCEEDED if evaluation else JobState.FAILED if failure else JobState.RUNNING
+    return Job("id", "key", spec, state, 1, failure, evaluation)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "verdict"),
+    [
+        ([], "better"),
+        ([FailureClass.CODE], "invalid"),
+        ([FailureClass.TIMEOUT, FailureClass.INFRA], "invalid"),
+        ([FailureClass.INFRA], "none"),
+        ([None], "none"),
+    ],
+)
+def test_a_seed_at_which_the_program_fails_is_not_left_out(kinds: list[FailureClass | None], verdict: str) -> None:
+    lucky = evaluation(3.0)
+    jobs = [job(lucky), *(job(None, kind) for kind in kinds)]
+    found = with_failed_jobs(score([lucky], FIVE, "min"), jobs)
+    assert (found.verdict, found.mean, found.n) == (verdict, 3.0, 1)
+
+
+def test_where_no_seed_was_measured_there_is_no_verdict() -> None:
+    assert with_failed_jobs(score([], FIVE, "min"), [job(None, FailureClass.CODE)]).verdict == "none"

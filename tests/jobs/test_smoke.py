@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from xar_agent.errors import EvaluationError, Interrupted
+from xar_agent.errors import EvaluationError, Interrupted, StoreError
 from xar_agent.jobs.bench import Bench
 from xar_agent.jobs.smoke import run_smoke
 
@@ -102,3 +104,27 @@ def test_an_evaluator_that_fails_is_nobodys_idea(bench: Bench, tmp_path: Path, p
     (bench.env.folder / "evaluator.py").write_text(program)
     with pytest.raises(EvaluationError):
         run_smoke(bench, bench.base_tree, log_path=tmp_path / "smoke.log")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+@pytest.mark.parametrize("backend", ["process"], indirect=True)
+def test_a_crash_while_the_disk_is_full_is_nobodys_idea(bench: Bench, edit: Edit, tmp_path: Path) -> None:
+    tree = edit({"train.py": ("step = 0\n", "step = 0\n    raise RuntimeError('file write failed')\n")})
+    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(bench.scratch)]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this root may not mount")
+    try:
+        with pytest.raises(StoreError, match="is full"):
+            run_smoke(bench, tree, log_path=tmp_path / "smoke.log")
+    finally:
+        subprocess.run(["umount", str(bench.scratch)], check=True)
+
+
+@pytest.mark.parametrize("backend", ["process"], indirect=True)
+def test_a_run_that_locks_its_own_folders_is_taken_as_any_other(bench: Bench, edit: Edit, tmp_path: Path) -> None:
+    lock = 'if __name__ == "__main__":\n    import atexit, os\n'
+    lock += "    atexit.register(lambda: (os.chmod('out', 0), os.chmod('.', 0)))\n"
+    tree = edit({"train.py": ('if __name__ == "__main__":\n', lock)})
+    report = run_smoke(bench, tree, log_path=tmp_path / "smoke.log")
+    assert report.passed, report.failure
+    assert report.loss_first is not None

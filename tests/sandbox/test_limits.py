@@ -13,7 +13,8 @@ import pytest
 from scan import OpenBox, alive, gone_within, sleepers, slept_within
 
 from xar_agent.errors import SandboxLost
-from xar_agent.sandbox import ExecResult, Limits, Sandbox
+from xar_agent.sandbox import ExecResult, Limits, Sandbox, cgroup
+from xar_agent.sandbox.reaper.disk import Disk
 
 STUBBORN = {
     "a plain sleeper": "sleep {m}",
@@ -97,6 +98,11 @@ def test_memory_of_the_whole_tree_is_capped(open_box: OpenBox) -> None:
     assert result.exit_code != 0
 
 
+def test_a_control_group_that_cannot_be_joined_is_not_used(tmp_path: Path) -> None:
+    assert cgroup.can_join({"join": [str(tmp_path / "cgroup.procs")]})
+    assert not cgroup.can_join({"join": [str(tmp_path / "cgroup.procs"), str(tmp_path / "missing" / "cgroup.procs")]})
+
+
 def test_memory_within_the_limit_is_left_alone(open_box: OpenBox) -> None:
     result = open_box(limits=Limits(memory_mib=256)).exec([sys.executable, "-c", "b = bytearray(b'x') * (64 << 20)"])
     assert (result.exit_code, result.oom) == (0, False)
@@ -109,6 +115,36 @@ def test_disk_use_is_capped(open_box: OpenBox) -> None:
         result = box.exec(["sh", "-c", fill], timeout_s=30)
         assert result.stopped_by == "disk"
         box.exec(["sh", "-c", f"rm -r {place}/d"])
+
+
+NAMELESS = """
+import os, time
+with open("x", "wb", buffering=0) as file:
+    os.unlink("x")
+    for _ in range(200):
+        file.write(bytes(1 << 20))
+        time.sleep(0.02)
+"""
+EMPTY = """
+for n in range(10**6):
+    open(str(n), "wb").close()
+"""
+
+
+@pytest.mark.parametrize("code", [NAMELESS, EMPTY], ids=["a file without a name", "empty files"])
+def test_disk_use_that_no_listing_shows_is_capped(open_box: OpenBox, code: str) -> None:
+    box = open_box(limits=Limits(disk_mib=4, file_mib=None))
+    result = box.exec([sys.executable, "-c", code], timeout_s=30)
+    assert result.stopped_by == "disk"
+
+
+def test_a_disk_that_loses_far_more_than_the_limit_ends_the_command(tmp_path: Path) -> None:
+    disk = Disk([str(tmp_path)])
+    assert not disk.is_over(16 << 20, 0)
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "f").write_bytes(bytes(1) * (64 << 20))
+    os.sync()
+    assert disk.is_over(16 << 20, 0)
 
 
 def test_a_single_file_is_capped(open_box: OpenBox) -> None:

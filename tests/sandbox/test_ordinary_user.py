@@ -41,12 +41,25 @@ with open_sandbox("auto", SandboxSpec(workspace=home / "w", limits=Limits(proces
     assert 20 < int(box.exec([sys.executable, "-c", bomb], timeout_s=10).output) < 40
     hungry = box.exec([sys.executable, "-c", "b = bytearray(b'x') * (200 << 20); import time; time.sleep(9)"])
     assert (hungry.oom, hungry.stopped_by) == (True, "memory"), hungry
+    for shown in ("os.memfd_create('m')", "os.open('/dev/shm/x', os.O_CREAT | os.O_RDWR)"):
+        code = f"import os, time; f = {shown}; [os.write(f, bytes(1 << 20)) for _ in range(200)]; time.sleep(9)"
+        held = box.exec([sys.executable, "-c", code])
+        assert (held.oom, held.stopped_by) == (True, "memory"), held
+    assert "sampled" in info.detail, info
     nested = box.exec(["unshare", "-U", "true"])
     assert nested.exit_code != 0, nested
     tree = box.snapshot()
     run("rm -r d")
     box.restore(tree)
     assert box.read("d/g") == b"12\\n"
+    run("chmod 0 f d/g d; chmod 0 .")
+    assert box.snapshot() == tree
+    run("chmod 500 d; rm f; chmod 0 .")
+    box.restore(tree)
+    assert box.snapshot() == tree
+    run(f"mkdir d/new; chmod 0 d/new")
+    run("rm -rf d")
+    assert box.read("f") == b"x\\n"
 print("all right")
 """
 

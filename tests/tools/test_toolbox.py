@@ -35,8 +35,16 @@ def test_optional_arguments_have_their_defaults_in_the_schema() -> None:
         ("bash", '{"command": "ls", "shell": "zsh"}', "FORMAT"),
         ("bash", '{"command": "ls", "timeout_s": "soon"}', "FORMAT"),
         ("bash", "[" * 100_000, "FORMAT"),
+        ("bash", '{"command": "ls\\u0000"}', "FORMAT"),
+        ("bash", '{"command": "echo \\ud800"}', "FORMAT"),
+        ("write_file", '{"path": "train.py", "content": "\\udfff"}', "FORMAT"),
+        ("bash", '{"command": "' + "x" * 100_001 + '"}', "FORMAT"),
+        ("bash", '{"command": "ls", "timeout_s": ' + "9" * 400 + "}", "FORMAT"),
+        ("bash", '{"command": "ls", "timeout_s": "' + "9" * 400 + '"}', "FORMAT"),
+        ("read_file", '{"path": "a", "start_line": 1e300}', "FORMAT"),
         ("rm", "{}", "UNKNOWN_TOOL"),
     ],
+    ids=lambda text: str(text)[:60],
 )
 def test_a_call_that_cannot_be_run_is_refused_before_it_runs(name: str, raw: str, code: str) -> None:
     arguments, refused = check_call(TOOLS, name, raw)

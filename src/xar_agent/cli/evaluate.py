@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +18,10 @@ if TYPE_CHECKING:
     from xar_agent.cli.plan import Plan
     from xar_agent.cli.result import Result
     from xar_agent.jobs.bench import Bench
+    from xar_agent.jobs.measured import Measured
     from xar_agent.jobs.runs import RunStore
+    from xar_agent.jobs.types import SmokeReport
+    from xar_agent.sandbox.protocol import Patch
 
 ID_DIGITS = 10
 
@@ -31,7 +36,7 @@ ID_DIGITS = 10
 def command(patch: str, first_seed: int, run_name: str | None, as_json: bool, debug: bool, **flags: Any) -> int:
     """Train and score the diff in PATCH ("-" reads stdin) exactly as an agent's; it must apply without fuzz."""
     from xar_agent.cli.events import show_setting
-    from xar_agent.cli.interrupt import deadline, interruptible
+    from xar_agent.cli.interrupt import interruptible
     from xar_agent.cli.live import Live
     from xar_agent.cli.plan import make_plan
     from xar_agent.cli.prepare import open_run, prepared_bench
@@ -41,51 +46,89 @@ def command(patch: str, first_seed: int, run_name: str | None, as_json: bool, de
     start_logging(debug=debug)
     settings = settings_from(debug, **flags)
     plan = make_plan(settings, idea=None, patch=patch, first_seed=first_seed, submit=True, run_name=run_name)
-    with (
-        Live(progress_console()) as live,
-        interruptible() as cancel,
-        deadline(cancel, settings.budget_hours),
-        open_run(plan) as store,
-    ):
+    with Live(progress_console()) as live, interruptible() as cancel, open_run(plan) as store:
         show_setting(live, plan)
         bench = prepared_bench(live, plan.env, plan.preset, settings.sandbox, store.dir)
         result = measured(live, plan, store, bench, patch, cancel)
-    print_result(result, as_json=as_json)
+    print_result(result, as_json=as_json, debug=debug)
     return 0 if result.scored else 1
+
+
+@dataclass(slots=True)
+class Given:
+    """The person's diff on its way."""
+
+    idea_id: str
+    patch: Patch
+    store: RunStore
+    smoke: SmokeReport | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return self.store.dir / "impl" / self.idea_id
+
+    def record_smoke(self, smoke: SmokeReport) -> None:
+        """Keep the report, as an episode does."""
+        from xar_agent.jobs.records import dump
+        from xar_agent.redact import redact
+        from xar_agent.store import write_atomic
+
+        self.smoke = smoke
+        write_atomic(self.folder / "smoke.json", redact(dump(smoke)))
 
 
 def measured(live: Live, plan: Plan, store: RunStore, bench: Bench, name: str, cancel: threading.Event) -> Result:
     """Smoke test and full runs of the given diff, recorded as an idea of its own."""
-    from xar_agent.cli.events import show_event, show_patch
-    from xar_agent.cli.result import Result
-    from xar_agent.jobs.measured import measure_patch
+    from xar_agent.cli.events import show_patch
+    from xar_agent.cli.result import ENDED_MEASURING, Result
+    from xar_agent.jobs.measured import measured_so_far
     from xar_agent.jobs.records import IdeaRecord
-    from xar_agent.jobs.smoke import run_smoke
     from xar_agent.store import write_atomic
 
     began = time.monotonic()
     patch = plan.patch(bench)
     assert patch is not None
     show_patch(live, patch)
-    idea_id = hashlib.sha256(f"{plan.env.name}\0{patch.sha256}".encode()).hexdigest()[:ID_DIGITS]
-    store.add_idea(IdeaRecord(idea_id, f"the patch {name}", plan.env.name))
-    folder = store.dir / "impl" / idea_id
-    write_atomic(folder / "patch.diff", patch.diff)
-    tree = bench.add_patch(patch)
-    smoke = run_smoke(bench, tree, log_path=folder / "smoke.log", cancel=cancel)
-    show_event(live, smoke)
-    found = None
-    if smoke.passed:
-        tell = lambda event: show_event(live, event)  # noqa: E731
-        found = measure_patch(store, bench, idea_id, patch, tree, plan.seeds, on_event=tell, cancel=cancel)
+    given = Given(hashlib.sha256(f"{plan.env.name}\0{patch.sha256}".encode()).hexdigest()[:ID_DIGITS], patch, store)
+    store.add_idea(IdeaRecord(given.idea_id, f"the patch {name}", plan.env.name))
+    write_atomic(given.folder / "patch.diff", patch.diff)
+    tree, failed = bench.add_patch(patch), None
+    try:
+        found = trained(live, plan, bench, given, tree, cancel)
+    except ENDED_MEASURING as error:
+        found, failed = measured_so_far(store, bench, given.idea_id, tree), error
     return Result(
         env=plan.env,
         run_dir=store.dir,
-        idea_id=idea_id,
-        patch_path=folder / "patch.diff",
+        idea_id=given.idea_id,
+        patch_path=given.folder / "patch.diff",
         implementation=None,
-        smoke=smoke,
+        smoke=given.smoke,
         measured=found,
         sandbox=plan.sandbox.backend,
         duration_s=time.monotonic() - began,
+        error=failed,
     )
+
+
+def trained(live: Live, plan: Plan, bench: Bench, given: Given, tree: str, cancel: threading.Event) -> Measured | None:
+    """The smoke test, and the full runs if it passes.
+
+    Raises:
+        BudgetReached, SandboxError, EvaluationError: something ended it; what was done is on record.
+    """
+    from xar_agent.agent.limits import deadline
+    from xar_agent.cli.events import show_event
+    from xar_agent.jobs.measured import measure_patch
+    from xar_agent.jobs.smoke import run_smoke
+
+    with deadline(cancel, plan.limits(0.0).wall_s):
+        smoke = run_smoke(bench, tree, log_path=given.folder / "smoke.log", cancel=cancel)
+        given.record_smoke(smoke)
+        show_event(live, smoke)
+        if not smoke.passed:
+            return None
+        tell = lambda event: show_event(live, event)  # noqa: E731
+        store, patch = given.store, given.patch
+        return measure_patch(store, bench, given.idea_id, patch, tree, plan.seeds, on_event=tell, cancel=cancel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,14 @@ import click
 from xar_agent.cli.options import FIRST_SEED, SEEDS, common_to_runs, settings_from, start_logging
 
 if TYPE_CHECKING:
+    from xar_agent.agent.messages import ChatModel
+    from xar_agent.agent.run import IdeaResult
     from xar_agent.cli.live import Live
     from xar_agent.cli.plan import Plan
     from xar_agent.cli.result import Result
+    from xar_agent.errors import XarError
+    from xar_agent.jobs.bench import Bench
+    from xar_agent.jobs.runs import RunStore
 
 FIRST_LOCAL_ANSWER = " (its first answer takes a minute or two)"
 
@@ -66,44 +72,59 @@ def command(
         return 0
     with Live(progress_console()) as live:
         result = carry_out(live, plan)
-    print_result(result, as_json=as_json)
-    if no_submit:
-        return 0 if result.smoke and result.smoke.passed else 1
-    return 0 if result.scored else 1
+    print_result(result, as_json=as_json, debug=debug)
+    return 0 if (result.implemented if no_submit else result.scored) else 1
 
 
 def carry_out(live: Live, plan: Plan) -> Result:
     """Everything that takes time, shown as it happens, recorded in a run of its own."""
     from xar_agent.agent.choose import open_model
-    from xar_agent.agent.run import run_idea
-    from xar_agent.cli.events import show_event, show_setting, show_thinking
-    from xar_agent.cli.interrupt import deadline, interruptible
+    from xar_agent.cli.events import show_setting, show_thinking
+    from xar_agent.cli.interrupt import interruptible
     from xar_agent.cli.prepare import model_ready, open_run, prepared_bench
     from xar_agent.cli.result import result_of
 
-    assert plan.idea is not None
     assert plan.model is not None
     began = time.monotonic()
     show_setting(live, plan)
-    with interruptible() as cancel, deadline(cancel, plan.settings.budget_hours), open_run(plan) as store:
+    with interruptible() as cancel, open_run(plan) as store:
         model_ready(live, plan.model)
         bench = prepared_bench(live, plan.env, plan.preset, plan.settings.sandbox, store.dir)
         model = open_model(plan.model, log_dir=store.dir)
         show_thinking(live, 1, FIRST_LOCAL_ANSWER if plan.model.kind == "local" else "")
         try:
-            outcome = run_idea(
-                plan.idea,
-                bench=bench,
-                store=store,
-                model=model,
-                limits=plan.limits,
-                seeds=plan.seeds,
-                repairs=plan.settings.repairs,
-                parent=plan.patch(bench),
-                submit=plan.submit,
-                on_event=lambda event: show_event(live, event),
-                cancel=cancel,
-            )
+            outcome, error = attempted(live, plan, store, bench, model, cancel, time.monotonic() - began)
         finally:
             model.close()
-    return result_of(plan, store.dir, outcome, time.monotonic() - began)
+    return result_of(plan, store.dir, outcome, time.monotonic() - began, error)
+
+
+def attempted(
+    live: Live, plan: Plan, store: RunStore, bench: Bench, model: ChatModel, cancel: threading.Event, spent_s: float
+) -> tuple[IdeaResult, XarError | None]:
+    """What the idea came to; with the error that ended it after its episode was on record."""
+    from xar_agent.agent.run import recorded_result, run_idea
+    from xar_agent.cli.events import show_event
+    from xar_agent.cli.result import ENDED_MEASURING
+
+    assert plan.idea is not None
+    try:
+        outcome = run_idea(
+            plan.idea,
+            bench=bench,
+            store=store,
+            model=model,
+            limits=plan.limits(spent_s),
+            seeds=plan.seeds,
+            repairs=plan.settings.repairs,
+            parent=plan.patch(bench),
+            submit=plan.submit,
+            on_event=lambda event: show_event(live, event),
+            cancel=cancel,
+        )
+    except ENDED_MEASURING as error:
+        recorded = recorded_result(plan.idea, bench, store)
+        if recorded is None:
+            raise
+        return recorded, error
+    return outcome, None

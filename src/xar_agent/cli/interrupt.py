@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from xar_agent.errors import Interrupted, XarError
+from xar_agent.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SIGNALS_UNTIL_EXIT = 3
@@ -53,30 +53,3 @@ def interruptible() -> Iterator[threading.Event]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-
-
-@contextmanager
-def deadline(cancel: threading.Event, hours: float | None) -> Iterator[None]:
-    """Set the event when the hours are over; None means no limit.
-
-    Raises:
-        XarError: the work ended because they were.
-    """
-    over = threading.Event()
-
-    def end() -> None:
-        over.set()
-        cancel.set()
-
-    timer = threading.Timer((hours or 0) * 3600, end)
-    timer.daemon = True
-    if hours is not None:
-        timer.start()
-    try:
-        yield
-    except Interrupted as error:
-        if not over.is_set():
-            raise
-        raise XarError(f"the budget of {hours:g} hours is used up", error.hint) from error
-    finally:
-        timer.cancel()

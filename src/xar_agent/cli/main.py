@@ -12,15 +12,14 @@ import json
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import click
 
 from xar_agent import __version__
+from xar_agent.cli.terminal import one_line, show_traceback, tell_error
 from xar_agent.errors import Interrupted, StoreError, UserError, XarError
-from xar_agent.redact import redact
 
 VERBS = ("implement", "evaluate", "replay", "envs", "runs", "models", "jobs")
 """In the order of ``--help``; each is ``xar_agent.cli.<verb>.command``, imported when it is needed."""
@@ -62,28 +61,18 @@ class Report:
 
     def ended(self, error: XarError) -> int:
         """Tell the user, and give the exit code."""
-        if self.debug and error.__cause__ is not None:
-            traceback.print_exception(error, file=sys.stderr)
-        message, hint = one_line(error.message), one_line(error.hint)
         if self.as_json:
-            print(json.dumps({"error": message, "hint": hint}, ensure_ascii=False), flush=True)
-        print(f"error: {message}" if error.exit_code != Interrupted.exit_code else message, file=sys.stderr)
-        if hint:
-            print(f"hint: {hint}", file=sys.stderr)
+            told = {"error": one_line(error.message), "hint": one_line(error.hint)}
+            print(json.dumps(told, ensure_ascii=False), flush=True)
+        tell_error(error, debug=self.debug)
         return error.exit_code
 
     def unexpected(self, error: Exception) -> int:
         """Something that no code foresaw."""
         if self.debug:
-            traceback.print_exception(error, file=sys.stderr)
+            show_traceback(error)
         hint = "" if self.debug else "run again with --debug to see where it happened"
         return self.ended(XarError(f"unexpected {type(error).__name__}: {error}", hint))
-
-
-def one_line(text: str) -> str:
-    """The text on one line, without secrets and without bytes that steer a terminal."""
-    flat = " ".join(redact(text).split())
-    return "".join(char for char in flat if char.isprintable())
 
 
 def from_click(error: click.ClickException) -> XarError:

@@ -44,9 +44,8 @@ class Plan:
         """Where the run lies when the user named it."""
         return self.settings.runs_dir / self.run_name if self.run_name else None
 
-    @property
-    def limits(self) -> EpisodeLimits:
-        """What the episode may use."""
+    def limits(self, spent_s: float) -> EpisodeLimits:
+        """What the episode may use when the command has taken so long already."""
         from xar_agent.agent.limits import EpisodeLimits
 
         hours = self.settings.budget_hours
@@ -54,7 +53,7 @@ class Plan:
             max_steps=self.settings.max_steps,
             budget_usd=self.settings.budget_usd,
             budget_tokens=self.settings.budget_tokens,
-            wall_s=hours * 3600 if hours else None,
+            wall_s=max(hours * 3600 - spent_s, 0.0) if hours else None,
         )
 
     def patch(self, bench: Bench) -> Patch | None:
@@ -102,18 +101,10 @@ def make_plan(
 ) -> Plan:
     """Check everything that the user gave.
 
-    Args:
-        settings: flags included.
-        idea: None for ``evaluate``.
-        patch: path of a diff, "-" for stdin, None without one.
-        model: of ``--model``; None takes the settings', else what choose_model finds.
-        first_seed: of the training runs.
-        submit: False stops after the smoke test.
-        run_name: None gives it one from the date.
+    ``idea`` is None for ``evaluate``; ``patch`` is the path of a diff, or "-" for stdin; None is what was not given.
 
     Raises:
-        UserError: something is wrong with the input; nothing was started or written.
-        ServiceMissing: no sandbox or no model can be had.
+        UserError, ServiceMissing: the input is wrong, or no sandbox or model can be had; nothing was started.
     """
     from xar_agent import sandbox
     from xar_agent.agent.choose import choose_model
@@ -124,16 +115,15 @@ def make_plan(
     env = load_env(settings.env)
     preset = settings.preset or env.default_preset
     env.preset(preset)
-    patch_text = None if patch is None else read_patch(patch)
     plan = Plan(
         idea=None if text is None else Idea(text, env.name),
         env=env,
         preset=preset,
+        patch_text=None if patch is None else read_patch(patch),
         model=None if text is None else choose_model(model, configured=settings.model, api_base=settings.api_base),
         sandbox=sandbox.probe(settings.sandbox),
         settings=settings,
         seeds=tuple(range(first_seed, first_seed + settings.seeds)),
-        patch_text=patch_text,
         submit=submit,
         run_name=run_name,
     )

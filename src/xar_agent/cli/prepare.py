@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from xar_agent.analysis.text import size
 from xar_agent.cli.live import Live
@@ -48,18 +49,17 @@ def require_space(runs_dir: Path) -> None:
 def open_run(plan: Plan) -> Iterator[RunStore]:
     """The command's own run, open for writing: a new one, or the one of that name that was cut off.
 
-    When wrong input or a missing service ends the command before any work is on record, a new run's folder goes away
-    again: it would only say that nothing happened.
+    When wrong input or a missing service ends the command before any work is on record, a folder that this call made
+    goes away again: it would only say that nothing happened.
     """
-    from xar_agent.jobs.runs import RUN_FILE, RunStore
+    from xar_agent.jobs.runs import RunStore
 
     require_space(plan.settings.runs_dir)
-    is_new = plan.run_dir is None or not (plan.run_dir / RUN_FILE).exists()
     with RunStore.open_or_create(plan.settings.runs_dir, plan.run_name, plan.record()) as store:
         try:
             yield store
         except (UserError, ServiceMissing):
-            if is_new and not store.jobs() and not any(made.steps for made in store.implementations()):
+            if store.made_folder and not store.jobs() and not any(made.steps for made in store.implementations()):
                 store.close()
                 shutil.rmtree(store.dir)
             raise
@@ -107,9 +107,11 @@ def reach(url: str) -> None:
         ModelUnavailable: nothing listens there.
     """
     parts = urlsplit(url)
+    if parts.scheme in getproxies() and not proxy_bypass(parts.hostname or ""):
+        return  # the requests will go through the proxy, and it alone can tell
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         socket.create_connection((parts.hostname or "", port), timeout=CONNECT_S).close()
     except OSError as error:
-        hint = "start it, correct OPENAI_BASE_URL, or name another model with --model"
+        hint = "start it, correct its address (OPENAI_BASE_URL or api_base), or name another model with --model"
         raise ModelUnavailable(f"no server answers at {url}: {error.strerror or error}", hint) from error

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xar_agent.errors import BudgetReached, EvaluationError, SandboxError, XarError
+
 if TYPE_CHECKING:
     from xar_agent.agent.run import IdeaResult
     from xar_agent.agent.types import Implementation
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from xar_agent.jobs.types import Evaluation, Fidelity, Job, Score, SmokeReport, Verdict
 
 
+ENDED_MEASURING = (BudgetReached, SandboxError, EvaluationError)
+"""What ends a command whose idea or patch is on record: the result so far is told all the same."""
 OUTCOME_WORDS = {
     "gave_up": "gave up",
     "over_budget": "ran out of its budget",
@@ -38,6 +42,22 @@ class Result:
     measured: Measured | None
     sandbox: str
     duration_s: float
+    error: XarError | None = None
+    """What ended it early."""
+
+    @property
+    def outcome(self) -> str:
+        """How the episode ended, or what an error made of it."""
+        if self.error is not None:
+            return "over_budget" if isinstance(self.error, BudgetReached) else "failed"
+        return self.implementation.outcome if self.implementation else "submitted"
+
+    @property
+    def exit_reason(self) -> str:
+        """Why it ended, in words."""
+        if self.error is not None:
+            return self.error.message
+        return self.implementation.exit_reason if self.implementation else "a given patch"
 
     @property
     def jobs(self) -> tuple[Job, ...]:
@@ -66,19 +86,33 @@ class Result:
 
     @property
     def verdict(self) -> Verdict:
-        """The score's, or "none"."""
-        return self.score.verdict if self.score else "none"
+        """The score's, or "none"; also "none" when training was ended early."""
+        return self.score.verdict if self.score and not self.error else "none"
 
     @property
     def scored(self) -> bool:
         """A full run finished and has a valid score."""
-        return any(evaluation.valid for evaluation in self.evaluations) and self.verdict != "invalid"
+        found = any(evaluation.valid for evaluation in self.evaluations)
+        return found and self.error is None and self.verdict != "invalid"
+
+    @property
+    def implemented(self) -> bool:
+        """The idea became a patch whose smoke test passed, which is all that ``--no-submit`` asks for."""
+        tested = self.smoke is not None and self.smoke.passed
+        return tested and self.outcome == "submitted" and not self.is_unchanged
+
+    @property
+    def is_unchanged(self) -> bool:
+        """The agent's patch is empty."""
+        return self.implementation is not None and not self.implementation.patch.diff
 
     @property
     def why_not(self) -> str:
         """In one line, why there is no valid score; empty when there is one."""
         if self.scored:
             return ""
+        if self.error is not None:
+            return self.error.message
         refused = [reason for evaluation in self.evaluations for reason in evaluation.reasons]
         failed = [f"{job.failure.kind}: {job.failure.reason}" for job in self.jobs if job.failure]
         untested = (
@@ -88,12 +122,13 @@ class Result:
         return next(iter([*refused, *failed, *untested, *ended]), "")
 
 
-def result_of(plan: Plan, run_dir: Path, outcome: IdeaResult, duration_s: float) -> Result:
+def result_of(
+    plan: Plan, run_dir: Path, outcome: IdeaResult, duration_s: float, error: XarError | None = None
+) -> Result:
     """What came of an idea, with the places where it lies."""
     from xar_agent.jobs.measured import Measured
 
     made = outcome.implementation
-    assert made is not None
     patch_path = made.trajectory.parent / "patch.diff"
     score = outcome.score
     measured = Measured(tuple(outcome.jobs), score, outcome.fidelity, outcome.baseline) if score else None
@@ -107,6 +142,7 @@ def result_of(plan: Plan, run_dir: Path, outcome: IdeaResult, duration_s: float)
         measured=measured,
         sandbox=plan.sandbox.backend,
         duration_s=duration_s,
+        error=error,
     )
 
 
@@ -118,8 +154,8 @@ def result_json(result: Result) -> dict[str, Any]:
     return {
         "run_dir": str(result.run_dir),
         "idea_id": result.idea_id,
-        "outcome": made.outcome if made else "submitted",
-        "exit_reason": made.exit_reason if made else "a given patch",
+        "outcome": result.outcome,
+        "exit_reason": result.exit_reason,
         "patch_path": str(result.patch_path) if result.patch_path else None,
         "trajectory_path": str(made.trajectory) if made else None,
         "smoke": {"passed": smoke.passed, "reason": reason} if smoke else None,
@@ -175,4 +211,5 @@ def ending_of(implementation: Implementation) -> str:
     reason = implementation.exit_reason
     if implementation.outcome == "submitted":
         return reason
-    return f"the agent {OUTCOME_WORDS[implementation.outcome]}: {reason}"
+    changed = "" if implementation.patch.diff else "; nothing was changed"
+    return f"the agent {OUTCOME_WORDS[implementation.outcome]}: {reason}{changed}"

@@ -44,7 +44,7 @@ def result_table(result: Result) -> RenderableType:
     from xar_agent.cli.terminal import facts_grid
 
     rows: list[tuple[str, str | Text]] = []
-    if result.score and result.score.mean is not None:
+    if result.score and result.score.mean is not None and not result.error:
         rows += [(label, Text(text, style=style)) for label, text, style in score_rows(result)]
     elif not result.scored:
         rows.append(("score", Text("none", style="bold red" if result.jobs else "")))
@@ -132,11 +132,13 @@ def runs_dir_flag(run_dir: Path) -> str:
     return "" if load_settings().runs_dir == run_dir.parent else f" --runs-dir {typed(run_dir.parent)}"
 
 
-def print_result(result: Result, *, as_json: bool) -> None:
-    """The result on stdout, for a program or for a person."""
+def print_result(result: Result, *, as_json: bool, debug: bool = False) -> None:
+    """The result on stdout, for a program or for a person; what ended it early on stderr."""
     from xar_agent.cli.result import result_json
-    from xar_agent.cli.terminal import print_json, progress_console, result_console, show_parts
+    from xar_agent.cli.terminal import print_json, progress_console, result_console, show_parts, tell_error
 
+    if result.error is not None:
+        tell_error(result.error, debug=debug)
     if as_json:
         print_json(result_json(result))
         return

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from xar_agent.analysis.text import printable
+from xar_agent.errors import Interrupted, XarError
+from xar_agent.redact import redact, redact_json
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -46,9 +49,31 @@ def is_live(console: Console) -> bool:
 
 def print_json(value: object) -> None:
     """The result for a program: one JSON object, without secrets, on stdout."""
-    from xar_agent.redact import redact_json
-
     print(json.dumps(redact_json(value), ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def show_traceback(error: Exception) -> None:
+    """Where it happened, on stderr, without the secrets that lines of code or messages may hold."""
+    print(redact("".join(traceback.format_exception(error))), file=sys.stderr, end="")
+
+
+def one_line(text: str) -> str:
+    """The text on one line, without secrets and without bytes that steer a terminal."""
+    flat = " ".join(redact(text).split())
+    return "".join(char for char in flat if char.isprintable())
+
+
+def error_line(error: XarError) -> str:
+    """What went wrong and what to do about it, on one line."""
+    line = "; ".join(part for part in (one_line(error.message), one_line(error.hint)) if part)
+    return line if error.exit_code == Interrupted.exit_code else f"error: {line}"
+
+
+def tell_error(error: XarError, *, debug: bool) -> None:
+    """The error's line on stderr; with ``debug`` also where it comes from."""
+    if debug and error.__cause__ is not None:
+        show_traceback(error)
+    print(error_line(error), file=sys.stderr)
 
 
 def facts_grid(rows: Iterable[tuple[str, str | Text]]) -> Table:

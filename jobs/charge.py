@@ -1,0 +1,50 @@
+"""What a candidate computes while it is scored counts too: training inside ``model.load`` is not free.
+
+The workers of an evaluation run the candidate's code and nobody serves them tokens, but the patch, the checkpoint or
+the audited text could be trained on there. So one worker has an allowance, and what it uses beyond that is charged to
+the run as if it had been training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from xar_agent.jobs.evaluation import Measurement
+from xar_agent.jobs.probe import CpuReference
+from xar_agent.jobs.types import Check, Failure, FailureClass
+
+FREE_CPU_S = 10.0
+"""Importing torch and answering; on a loaded machine the import alone took 5 CPU-s."""
+FREE_SHARE = 0.15
+"""Of the baseline's training: a larger data set is scored on more text as well."""
+LEAST_LIMIT_S = 30.0
+"""No worker is ended before this many CPU seconds: what is over the cap is told as a failed check instead."""
+
+
+def free_cpu_s(reference: CpuReference) -> float:
+    """CPU seconds that one worker may use without being charged."""
+    return FREE_CPU_S + FREE_SHARE * reference.baseline_cpu_s
+
+
+def worker_limit_s(reference: CpuReference, train_cpu_s: float) -> float:
+    """CPU seconds after which a worker is ended: the allowance and what training has left of the cap."""
+    return max(free_cpu_s(reference) + max(reference.cap_s - train_cpu_s, 0.0), LEAST_LIMIT_S)
+
+
+def charged_cpu_s(reference: CpuReference, train_cpu_s: float, worker_cpu_s: float) -> float:
+    """CPU seconds that count as training: the training itself, and the costliest worker beyond its allowance."""
+    return train_cpu_s + max(worker_cpu_s - free_cpu_s(reference), 0.0)
+
+
+def with_compute_check(found: Measurement, reference: CpuReference, train_cpu_s: float) -> Measurement:
+    """The measurement, with a failed check where training and workers together went over the cap."""
+    used_s = charged_cpu_s(reference, train_cpu_s, found.worker_cpu_s)
+    if found.worker_cpu_s <= free_cpu_s(reference) or used_s <= reference.cap_s:
+        return found
+    reason = (
+        f"{train_cpu_s:.1f} CPU seconds of training and {found.worker_cpu_s:.1f} of a worker that scores "
+        f"(free: {free_cpu_s(reference):.1f}) are over the cap of {reference.cap_s:.1f}"
+    )
+    check = Check("compute", False, reason, used_s)
+    failure = found.failure or Failure(FailureClass.INVALID, f"{check.name}: {reason}")
+    return replace(found, checks=(*found.checks, check), failure=failure)

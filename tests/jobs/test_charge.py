@@ -1,0 +1,75 @@
+"""What a candidate computes while it is scored: free up to an allowance, then charged, then too much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from xar_agent.jobs.bench import Bench
+from xar_agent.jobs.charge import charged_cpu_s, with_compute_check, worker_limit_s
+from xar_agent.jobs.evaluation import Measurement
+from xar_agent.jobs.probe import CpuReference
+from xar_agent.jobs.training import Training
+from xar_agent.jobs.types import Check, Failure, FailureClass, JobSpec
+from xar_agent.jobs.worker import evaluation_of, run_job
+
+HUNDRED = CpuReference(100.0, ())
+"""25 CPU seconds are free, the cap is at 152."""
+
+
+def found(worker_cpu_s: float, failure: Failure | None = None) -> Measurement:
+    """A valid measurement whose costliest worker took so long."""
+    return Measurement(1.0, {}, (Check("shape", True),), failure, 7, worker_cpu_s)
+
+
+@pytest.mark.parametrize(
+    ("worker_cpu_s", "charged", "over"),
+    [(25.0, 140.0, False), (37.0, 152.0, False), (38.0, 153.0, True), (500.0, 615.0, True)],
+)
+def test_a_worker_beyond_its_allowance_is_charged_and_over_the_cap_it_is_invalid(
+    worker_cpu_s: float, charged: float, over: bool
+) -> None:
+    assert charged_cpu_s(HUNDRED, 140.0, worker_cpu_s) == charged
+    judged = with_compute_check(found(worker_cpu_s), HUNDRED, 140.0)
+    assert judged.valid is not over
+    if over:
+        assert judged.failure is not None
+        assert judged.failure.kind is FailureClass.INVALID
+        check = judged.checks[-1]
+        assert (check.name, check.passed, check.figure) == ("compute", False, charged)
+        assert "152.0" in check.reason
+
+
+def test_training_that_crosses_its_own_cap_a_little_is_not_the_workers_fault() -> None:
+    assert with_compute_check(found(25.0), HUNDRED, 153.0).valid
+
+
+def test_what_failed_before_stays_the_reason() -> None:
+    first = Failure(FailureClass.TIMEOUT, "used more CPU time than allowed")
+    assert with_compute_check(found(500.0, first), HUNDRED, 140.0).failure == first
+
+
+@pytest.mark.parametrize(("train_cpu_s", "limit_s"), [(100.0, 77.0), (152.0, 30.0), (160.0, 30.0)])
+def test_a_worker_is_ended_when_allowance_and_remaining_cap_are_used_up(train_cpu_s: float, limit_s: float) -> None:
+    assert worker_limit_s(HUNDRED, train_cpu_s) == limit_s
+
+
+@pytest.mark.parametrize("backend", ["process"], indirect=True)
+def test_the_compute_ratio_of_a_result_holds_the_worker_and_the_figure_is_on_record(
+    bench: Bench, wish: Callable[..., JobSpec]
+) -> None:
+    training = Training(None, None, "", 1, 100.0, 1.0, ())
+    evaluation = evaluation_of(bench, wish(bench.base_tree), training, found(45.0), HUNDRED)
+    assert (evaluation.compute_ratio, evaluation.train_cpu_s, evaluation.worker_cpu_s) == (1.2, 100.0, 45.0)
+
+
+@pytest.mark.parametrize("backend", ["process"], indirect=True)
+def test_a_job_counts_the_cpu_time_of_its_costliest_worker(
+    bench: Bench, wish: Callable[..., JobSpec], tmp_path: Path
+) -> None:
+    evaluation = run_job(bench, wish(bench.base_tree), tmp_path / "job").evaluation
+    assert evaluation is not None
+    assert 0 < evaluation.worker_cpu_s < 10
+    assert evaluation.valid
