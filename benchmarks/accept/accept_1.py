@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from xar_agent import prompts
+from xar_agent.agent.local_files import find
 from xar_agent.envs.spec import EnvSpec, load_env
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,8 +78,10 @@ def noop(env: EnvSpec) -> Point:
 
 def ideas(env: EnvSpec) -> Point:
     """The embedded model on twenty stated ideas."""
-    found = recorded("ideas20/results.json", env)
-    rows = found["ideas"]
+    found = recorded("ideas20/results-ideas.json", env)
+    if found["about"]["prompts"] != prompts.digests():
+        raise ValueError("ideas20 was measured with other prompts: measure again")
+    rows = found["rows"]
     right = sum(row["right"] for row in rows)
     values = [row["right"] for row in rows if row["class"] == "value"]
     passed = len(rows) == 20 and right >= 10 and len(values) == 8 and sum(values) >= 7
@@ -85,9 +90,47 @@ def ideas(env: EnvSpec) -> Point:
 
 def native_tool_calls(_env: EnvSpec) -> Point:
     """The stub server checks ids, order and roles over a 12-step episode."""
-    argv = [sys.executable, "-m", "pytest", "-q", "tests/agent", "-k", "native or tool_role or parallel or twelve"]
+    return run_tests("tests/agent/test_loop.py", "twelve_step")
+
+
+def full_disk(_env: EnvSpec) -> Point:
+    """A full disk: one line, the contract's exit code, nothing half-written."""
+    return run_tests("tests/cli/test_disk.py", "")
+
+
+def run_tests(path: str, names: str) -> Point:
+    """The named tests, and pytest's last line."""
+    argv = [sys.executable, "-m", "pytest", "-q", path, "-k", names]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.returncode == 0, done.stdout.strip().splitlines()[-1]
+
+
+def flipped_byte(_env: EnvSpec) -> Point:
+    """One wrong byte in the embedded model's file, size and name unchanged."""
+    model = find()
+    if model is None:
+        return False, "no model file here: xar-agent models fetch"
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / model.name
+        shutil.copy(model, copy)
+        with copy.open("r+b") as file:
+            file.seek(copy.stat().st_size // 2)
+            byte = file.read(1)[0]
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte ^ 1]))
+        argv = [
+            "implement",
+            "x",
+            "--env",
+            "toy",
+            "--model",
+            "local/qwen2.5-coder-1.5b",
+            "--runs-dir",
+            f"{scratch}/runs",
+        ]
+        done = run(argv, {"XAR_LOCAL_MODEL": str(copy)})
+        left = list(Path(scratch, "runs").glob("*"))
+    return done.returncode == 3 and not left, f"exit {done.returncode}, {done.stderr.strip()[-200:]}"
 
 
 def wrong_input(_env: EnvSpec) -> Point:
@@ -119,9 +162,7 @@ def wrong_input(_env: EnvSpec) -> Point:
             told = len(lines) == 1 and "; " in lines[0] and "hint:" not in done.stderr
             if done.returncode != expected or not told or "Traceback" in done.stderr:
                 wrong.append(f"{name}: exit {done.returncode}, {done.stderr[-200:]!r}")
-    return not wrong, "; ".join(
-        wrong
-    ) or f"{len(cases)} kinds, each with its exit code and one error line (full disk: tests/cli)"
+    return not wrong, "; ".join(wrong) or f"{len(cases)} kinds, each with its exit code and one error line"
 
 
 def planted_key(_env: EnvSpec) -> Point:
@@ -172,6 +213,8 @@ POINTS: dict[str, Callable[[EnvSpec], Point]] = {
     "20 ideas, at least 10 right, 7 of 8 values": ideas,
     "native tool calls against a checking server": native_tool_calls,
     "wrong input": wrong_input,
+    "a flipped byte in the model": flipped_byte,
+    "a full disk": full_disk,
     "planted key": planted_key,
     "start-up under 0.5 CPU-s": start_up,
 }

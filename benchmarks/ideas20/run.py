@@ -126,6 +126,7 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             bench = open_bench(load_env(ENV), PRESET, "auto", Path(folder))
+            about |= {"env_version": bench.env.version, "evaluator_version": bench.env.evaluator_version}
             for number, entry in enumerate(entries):
                 if entry["text"] in {row["text"] for row in rows} or (
                     arguments.only and entry["check"] not in arguments.only
