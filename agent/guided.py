@@ -17,6 +17,7 @@ from typing import Any
 from xar_agent.agent.guided_calls import Answerer, Calls
 from xar_agent.agent.guided_code import UNCHANGED, read_part
 from xar_agent.agent.guided_history import MAX_PROBLEM_CHARS, Step, later_words, read_steps, refusal_of, smoke_problem
+from xar_agent.agent.guided_meant import meant_instead
 from xar_agent.agent.guided_prompts import (
     Chat,
     correction,
@@ -28,7 +29,7 @@ from xar_agent.agent.guided_prompts import (
     value_chat,
     value_schema,
 )
-from xar_agent.agent.guided_values import apply_value, named_constants, stated_values
+from xar_agent.agent.guided_values import apply_value, stated_values
 from xar_agent.agent.messages import ContextOverflow, ModelProtocol, ModelReply, ModelRequest, ToolCall
 from xar_agent.agent.outline import Part, assigned_expressions, outline, outline_files, splice
 
@@ -188,8 +189,8 @@ class GuidedModel:
     def _pick(self, parts: list[Part]) -> Part:
         picked = self._choose(parts)
         known = assigned_expressions(self._files[picked.path])
-        named = named_constants(self._idea, parts, picked, known)
-        return self._choose(named) if named else picked
+        instead = meant_instead(self._idea, parts, picked, known)
+        return self._choose(instead) if instead else picked
 
     def _choose(self, parts: list[Part]) -> Part:
         if len(parts) == 1:

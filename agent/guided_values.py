@@ -6,7 +6,7 @@ import ast
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from xar_agent.agent.outline import Part
@@ -29,6 +29,7 @@ UP = re.compile(
 )
 DOWN = re.compile(r"\b(decrease|reduce|lower|shrink|cut|smaller|less|fewer|shorter|shallower|narrower|weaker)\b", re.I)
 RELATIVE = re.compile(r"\b(by|times|factor|more|fewer|less|add|extra|additional|\w+fold|larger|smaller)\b|×", re.I)
+ZERO = re.compile(r"\bzero\b", re.I)
 OFF = re.compile(r"\b(turn(ed)? off|switch(ed)? off|disable|remove|drop the|without|no)\b", re.I)
 FACTORS: tuple[tuple[re.Pattern[str], float], ...] = (
     (re.compile(r"\b(halve|half)\b", re.I), 0.5),
@@ -100,7 +101,7 @@ def apply_value(part: Part, answer: str, idea: str, known: Mapping[str, ast.expr
     if isinstance(old_number, int):
         number = round(number)
     if number == old_number:
-        stated = " and ".join(text for text, _ in stated_numbers(idea))
+        stated = " and ".join(text for text, _ in stated_for_constant(idea))
         wanted = f"; the idea says {stated}" if stated else ""
         return NewValue(part.source, f"that leaves {part.name} at {old_number:g}{wanted}")
     literal = isinstance(new, ast.Constant) and isinstance(new.value, type(old_number))
@@ -144,38 +145,6 @@ def literals(node: ast.AST) -> set[float]:
     return {float(value) for value in constants if isinstance(value, int | float) and not isinstance(value, bool)}
 
 
-def named_constants(idea: str, parts: Sequence[Part], picked: Part, known: Mapping[str, ast.expr]) -> list[Part]:
-    """The constants that hold the value which the idea says is the old one ("8 instead of 32").
-
-    Those that the picked part uses, or all when it is a constant itself; none when the pick holds it already. ``known``
-    are the assignments of the picked part's file.
-    """
-    old = old_numbers(idea)
-    constants = [part for part in parts if part.kind == "constant" and part.path == picked.path]
-    holding = [part for part in constants if any(close(value_of(known[part.name], known), n) for n in old)]
-    if picked.kind == "constant":
-        return [] if picked in holding else holding
-    used = {node.id for node in ast.walk(ast.parse(picked.source)) if isinstance(node, ast.Name)}
-    return [part for part in holding if part.name in used]
-
-
-def value_of(node: ast.expr, known: Mapping[str, ast.expr]) -> float:
-    """The number that a constant is; NaN, which equals nothing, when it is none."""
-    try:
-        return evaluate(node, known)
-    except NotArithmetic:
-        return math.nan
-
-
-def old_numbers(idea: str) -> list[float]:
-    """The values that the idea says are there now, each as the numbers that it may mean."""
-    found: list[float] = []
-    for match in NUMBER.finditer(idea):
-        if OLD_VALUE.search(idea[: match.start()]):
-            found += meanings_of(match)
-    return found
-
-
 def meanings_of(match: re.Match[str]) -> tuple[float, ...]:
     """A number in a text: 2% may be 0.02 or 2."""
     number = float(match.group(1).replace(",", ""))
@@ -192,16 +161,22 @@ def stated_numbers(idea: str) -> list[tuple[str, tuple[float, ...]]]:
     return found
 
 
+def stated_for_constant(idea: str) -> list[tuple[str, tuple[float, ...]]]:
+    """The same, and "zero" in words: code has its own ways of saying that, a constant has not."""
+    found = stated_numbers(idea)
+    return found if found or not ZERO.search(idea) else [("zero", (0.0,))]
+
+
 def stated_values(idea: str) -> list[str]:
     """The new values that the idea names as literals, unless they may be relative to the old value ("2 more")."""
     if RELATIVE.search(idea):
         return []
-    return [f"{meaning:.10g}" for _, meanings in stated_numbers(idea) for meaning in meanings]
+    return [f"{meaning:.10g}" for _, meanings in stated_for_constant(idea) for meaning in meanings]
 
 
 def value_problem(idea: str, old: float, new: float, written: set[float]) -> str:
     """Why the new value cannot be what the idea asks for, or ""."""
-    stated = stated_numbers(idea)
+    stated = stated_for_constant(idea)
     if stated:
         relative = RELATIVE.search(idea) is not None  # "add 2 layers": the number is in the arithmetic, not the result
         allowed = {*written, new} if relative else {new}
@@ -219,7 +194,7 @@ def value_problem(idea: str, old: float, new: float, written: set[float]) -> str
 
 def direction_doubt(idea: str, old: float, new: float) -> str:
     """What a new value without a stated number may have got wrong: words of direction can be about something else."""
-    if stated_numbers(idea) or any(pattern.search(idea) for pattern, _ in FACTORS):
+    if stated_for_constant(idea) or any(pattern.search(idea) for pattern, _ in FACTORS):
         return ""
     if OFF.search(idea):
         return "" if new == 0 else f"switched off means 0, not {new:g}"

@@ -77,7 +77,7 @@ def probe(model: Any, train: Any) -> Probe:
     optimizer = train.configure_optimizer(gpt)
     torch.manual_seed(1)
     fresh = model.GPT(64)
-    rows = train.next_batch(FakeStream())[0].shape
+    rows = train.next_batch(FakeStream(1 << 16))[0].shape
     with torch.no_grad():
         logits, loss = gpt(x), train.compute_loss(gpt, x, y).item()
     return {

@@ -45,18 +45,19 @@ def main() -> None:
     """Measure and write results.json beside this file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=40)
+    parser.add_argument("--runs-dir", type=Path, help="keep the runs here; the same command goes on where it stopped")
     arguments = parser.parse_args()
     about, env = about_now(), load_env("nanogpt")
     baseline = baseline_for(env, "cpu")
     assert baseline is not None, "calibrate first: xar-agent envs calibrate nanogpt"
     each = arguments.seeds // WORKERS
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+        folder = arguments.runs_dir or Path(scratch)
         workers = [start_worker(each, FIRST_SEED + i * each, folder) for i in range(WORKERS)]
         for worker in workers:
             worker.wait()
-        stores = [RunStore.open(folder, f"noop-{FIRST_SEED + i * each}") for i in range(WORKERS)]
-        evaluations = [e for store in stores for e in store.evaluations()]
+        stores = [RunStore.open(folder, f"noop-{FIRST_SEED + i * each}", read_only=True) for i in range(WORKERS)]
+        evaluations = [job.evaluation for store in stores for job in store.jobs() if job.evaluation]
     rows = []
     for e in sorted(evaluations, key=lambda e: e.seed):
         judged = score([e], baseline, env.direction)

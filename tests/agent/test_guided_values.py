@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from xar_agent.agent.guided_meant import meant_instead
 from xar_agent.agent.guided_values import NewValue, apply_value, stated_numbers, stated_values
 from xar_agent.agent.outline import assigned_expressions, outline
 
@@ -55,6 +56,7 @@ def test_arithmetic_becomes_a_literal_and_the_rest_of_the_line_stays(
         ("RATE", "9**9**9", "Use a peak rate of 6e-3.", "too large a power"),
         ("RATE", "1/0", "Use a peak rate of 6e-3.", "division by zero"),
         ("KIND", "3", "Use the linear kind.", "needs another str"),
+        ("DECAY", "1e-4", "Let the decay fall to zero.", "the idea says zero"),
     ],
 )
 def test_a_value_that_the_idea_does_not_ask_for_is_a_problem(name: str, answer: str, idea: str, words: str) -> None:
@@ -79,4 +81,37 @@ def test_old_values_in_the_idea_are_not_taken_for_new_ones() -> None:
 def test_stated_values_are_literals_and_leave_relative_ideas_alone() -> None:
     assert stated_values("Warm up over 2% instead of 5%.") == ["0.02", "2"]
     assert stated_values("Use 6e-3.") == ["0.006"]
+    assert stated_values("Let the rate fall to zero.") == ["0"]
     assert stated_values("Add 2 more layers.") == []
+
+
+@pytest.mark.parametrize(
+    ("idea", "picked", "instead"),
+    [
+        ("Lower the learning rate to 1e-4.", "L2", ["LEARNING_RATE"]),
+        ("Lower the learning rate to 1e-4.", "LEARNING_RATE", []),
+        ("Use 8 rows instead of 32.", "LEARNING_RATE", ["ROWS"]),
+        ("Warm the learning rate up over 2%.", "WARMUP", []),
+        ("Let the learning rate end at zero.", "LAST", []),
+        ("Shorten the warm-up to 2% instead of 10%.", "schedule", ["WARMUP", "LAST"]),
+        ("Use a linear schedule.", "schedule", []),
+    ],
+)
+def test_a_pick_that_the_words_cannot_mean_gives_way_to_the_constants_that_they_name(
+    idea: str, picked: str, instead: list[str]
+) -> None:
+    text = """LEARNING_RATE = 3e-3
+L2 = 0.2  # pull
+ROWS = 32
+WARMUP = 0.1  # share in which the learning rate rises
+LAST = 0.1  # learning rate at the end
+OTHER = 0.1
+
+
+def schedule(fraction):
+    return WARMUP * fraction + LAST
+"""
+    parts = outline("fit.py", text)
+    part = next(part for part in parts if part.name == picked)
+    found = meant_instead(idea, parts, part, assigned_expressions(text))
+    assert [other.name for other in found] == instead
