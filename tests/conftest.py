@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,10 @@ import pytest
 
 PLANTED_KEY = "sk-planted-0123456789abcdefXARTEST"
 """In the environment of every test under two names; no file, log or isolating sandbox may ever show it."""
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every command under test.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 USER_HOME = Path.home()
 USER_CACHE = Path(os.environ.get("XAR_CACHE") or USER_HOME / ".cache" / "xar-agent")

@@ -31,7 +31,7 @@ QUICK = {
 
 def quick(words: list[str], patch: Path, run: str) -> list[str]:
     """The same command, small enough for a test: toy in place of nanogpt, two seeds, a real diff, a real run."""
-    swaps = {"nanogpt": "toy", "my.diff": str(patch), "RUN": run, "24": "2", "3": "2"}
+    swaps = {"nanogpt": "toy", "my.diff": str(patch), "runs/RUN": f"runs/{run}", "24": "2", "3": "2"}
     return [swaps.get(word, word) for word in words] + QUICK.get(words[0], [])
 
 
