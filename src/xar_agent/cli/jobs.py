@@ -32,7 +32,7 @@ def command() -> None:
 @common_to_readers
 def list_(run_name: str | None, runs_dir: str | None, as_json: bool, debug: bool) -> None:
     """List the jobs of one run, or of all."""
-    from xar_agent.analysis.candidates import read_jobs
+    from xar_agent.population.archive import read_jobs
     from xar_agent.cli.terminal import listing, print_json, result_console, show_parts
 
     settings = settings_from(debug, runs_dir=runs_dir)
@@ -136,7 +136,7 @@ def find_job(settings: Settings, run_name: str | None, job_id: str) -> Iterator[
     Raises:
         UnknownName: there is none, or several begin so.
     """
-    from xar_agent.analysis.candidates import read_jobs
+    from xar_agent.population.archive import read_jobs
     from xar_agent.errors import UnknownName
 
     found: list[tuple[RunStore, Job]] = []

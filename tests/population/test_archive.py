@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xar_agent.analysis.candidates import read_candidates
+from xar_agent.population.archive import read_candidates
 from xar_agent.jobs.records import IdeaRecord
 from xar_agent.jobs.runs import RunStore
 from xar_agent.jobs.types import Evaluation, Failure, FailureClass, Job, JobSpec, JobState
