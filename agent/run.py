@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from xar_agent.agent.types import Idea, Implementation
 from xar_agent.envs.spec import Baseline
 from xar_agent.errors import StoreError
 from xar_agent.jobs.bench import Bench
+from xar_agent.jobs.local import LocalEngine
 from xar_agent.jobs.measured import Measured, measure_patch, measured_so_far
 from xar_agent.jobs.records import IdeaRecord, ImplementationRecord, Spend
 from xar_agent.jobs.runs import RunStore
@@ -28,6 +30,11 @@ from xar_agent.sandbox.protocol import Patch
 MAX_LOG_CHARS = 6_000
 OnEvent = Callable[[Any], None]
 """Hears of ``StepEvent``, ``Patch``, ``SmokeReport`` and ``JobEvent``, as they happen."""
+Admit = Callable[[Implementation, int], AbstractContextManager[bool]]
+"""Asked before the full runs of an implementation over so many seeds; holds what they may use while they last.
+
+False: do not train it. It may raise BudgetReached.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,8 @@ def run_idea(
     repairs: int = 1,
     parent: Patch | None = None,
     submit: bool = True,
+    engine: LocalEngine | None = None,
+    admit: Admit | None = None,
     on_event: OnEvent | None = None,
     cancel: threading.Event | None = None,
 ) -> IdeaResult:
@@ -80,6 +89,8 @@ def run_idea(
         repairs: how often a crash of the full run may go back to the agent.
         parent: a patch to start from.
         submit: False ends with the smoke test.
+        engine: shared by the ideas of a run; None makes one for this idea.
+        admit: asked before the full runs.
         on_event: hears how it goes; job events come from other threads.
         cancel: ends it when set.
 
@@ -90,9 +101,9 @@ def run_idea(
     """
     store.add_idea(IdeaRecord(idea.id, idea.text, idea.env, idea.parents, idea.origin, idea.epoch))
     stop = cancel or threading.Event()
-    return Attempt(idea, bench, store, model, limits, parent, submit, on_event, stop, time.monotonic()).run(
-        seeds, repairs
-    )
+    began = time.monotonic()
+    attempt = Attempt(idea, bench, store, model, limits, parent, submit, engine, admit, on_event, stop, began)
+    return attempt.run(seeds, repairs)
 
 
 def recorded_result(idea: Idea, bench: Bench, store: RunStore) -> IdeaResult | None:
@@ -127,6 +138,8 @@ class Attempt:
     limits: EpisodeLimits
     parent: Patch | None
     submit: bool
+    engine: LocalEngine | None
+    admit: Admit | None
     on_event: OnEvent | None
     cancel: threading.Event
     began: float
@@ -185,23 +198,31 @@ class Attempt:
         return implementation
 
     def measure(self, implementation: Implementation, seeds: Sequence[int]) -> Measured | None:
-        """Full runs of what was submitted; None when nothing was."""
+        """Full runs of what was submitted; None when nothing was, or when it is not to be trained."""
         if implementation.outcome != "submitted" or not self.submit:
             return None
         self.model.close()
-        with deadline(self.cancel, self.left_s):
-            measured = measure_patch(
-                self.store,
-                self.bench,
-                self.idea.id,
-                implementation.patch,
-                implementation.tree,
-                seeds,
-                on_event=self.on_event,
-                cancel=self.cancel,
-            )
+        with self.admit(implementation, len(seeds)) if self.admit else nullcontext(True) as admitted:
+            if not admitted:
+                return None
+            with deadline(self.cancel, self.left_s):
+                measured = self._train(implementation, seeds)
         record_jobs(self.episode_dir, self.store.name, measured.jobs)
         return measured
+
+    def _train(self, implementation: Implementation, seeds: Sequence[int]) -> Measured:
+        patch, tree = implementation.patch, implementation.tree
+        return measure_patch(
+            self.store,
+            self.bench,
+            self.idea.id,
+            patch,
+            tree,
+            seeds,
+            engine=self.engine,
+            on_event=self.on_event,
+            cancel=self.cancel,
+        )
 
     def _tell(self, event: object) -> None:
         if self.on_event is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from xar_agent.jobs.bench import Bench
 from xar_agent.jobs.outputs import CurvePoint, read_curve
-from xar_agent.jobs.probe import PROBE_STEPS, cpu_reference
+from xar_agent.jobs.probe import PROBE_STEPS, cpu_reference, one_at_a_time
 from xar_agent.jobs.records import load
 from xar_agent.jobs.types import Evaluation, Fidelity, Job, JobSpec
 from xar_agent.jobs.worker import CURVE, RESULT, run_job
@@ -85,10 +85,10 @@ def same_seed_base(
 ) -> tuple[Evaluation, tuple[CurvePoint, ...]] | None:
     """Score and curve of the unchanged repository at the same seed, measured once in a run; None without a score."""
     folder = bench.run_dir / "baseline" / f"{bench.preset_name}-{spec.split}-{spec.seed}"
-    if not (folder / RESULT).exists():
-        nothing = Patch(bench.base_tree, "", (), 0, 0, "")
-        base = JobSpec(spec.run, "baseline", spec.env, spec.preset, spec.seed, nothing, bench.base_tree, spec.split)
-        outcome = run_job(bench, base, folder, cancel=cancel)
-        if outcome.evaluation is None:
-            return None
+    with one_at_a_time(str(folder)):
+        if not (folder / RESULT).exists():
+            nothing = Patch(bench.base_tree, "", (), 0, 0, "")
+            base = JobSpec(spec.run, "baseline", spec.env, spec.preset, spec.seed, nothing, bench.base_tree, spec.split)
+            if run_job(bench, base, folder, cancel=cancel).evaluation is None:
+                return None
     return load(Evaluation, (folder / RESULT).read_text()), read_curve(folder / CURVE)

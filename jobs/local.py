@@ -10,7 +10,8 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from xar_agent.jobs.bench import Bench
@@ -42,6 +43,8 @@ class LocalEngine:
         self._changed = threading.Condition()
         self._cancels: dict[str, threading.Event] = {}
         """By job; present while the job is queued or running here."""
+        self._busy_keys: set[str] = set()
+        """Cache keys of the jobs that run now: a job with the same key waits for that result."""
         self._listeners: dict[str, Callable[[JobEvent], None]] = {}
         self._error: BaseException | None = None
         self._closing = threading.Event()
@@ -128,11 +131,33 @@ class LocalEngine:
                     self._changed.notify_all()
 
     def _run(self, job: Job, cancel: threading.Event) -> None:
-        """Attempts until one ends for reasons of its own."""
-        known = self._store.cached_evaluation(cache_key(job.spec, self._bench))
-        if known is not None and not cancel.is_set():
-            self._finish(job, reused(known))
-            return
+        """The known result of the very same training, else attempts until one ends for reasons of its own."""
+        key = cache_key(job.spec, self._bench)
+        with self._alone_with(key, cancel):
+            known = self._store.cached_evaluation(key)
+            if known is not None and not cancel.is_set():
+                self._finish(job, reused(known))
+            else:
+                self._try(job, cancel)
+
+    @contextmanager
+    def _alone_with(self, key: str, cancel: threading.Event) -> Iterator[None]:
+        """Wait while another thread trains the same thing; a cancelled job does not wait."""
+        with self._changed:
+            while key in self._busy_keys and not cancel.is_set():
+                self._changed.wait(0.2)  # with a time-out, so that a cancellation is seen
+            first = key not in self._busy_keys
+            self._busy_keys.add(key)
+        try:
+            yield
+        finally:
+            with self._changed:
+                if first:
+                    self._busy_keys.discard(key)
+                self._changed.notify_all()
+
+    def _try(self, job: Job, cancel: threading.Event) -> None:
+        """Attempts, within the limit."""
         for tries_left in reversed(range(MAX_ATTEMPTS)):
             outcome = self._attempt(job, cancel)
             if outcome.state is not JobState.LOST or not tries_left:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from xar_agent.envs.spec import Baseline
@@ -41,6 +42,7 @@ def measure_patch(
     tree: str,
     seeds: Sequence[int],
     *,
+    engine: LocalEngine | None = None,
     on_event: Callable[[JobEvent], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> Measured:
@@ -53,6 +55,7 @@ def measure_patch(
         patch: against the environment's base.
         tree: the base with the patch.
         seeds: one job each.
+        engine: shared with other patches of the run; None makes one for this patch, one job at a time.
         on_event: hears how the jobs go; called from other threads.
         cancel: ends the jobs when set.
 
@@ -60,10 +63,10 @@ def measure_patch(
         Interrupted: it was cancelled; the jobs are recorded as such.
         StoreError: results cannot be recorded.
     """
-    with LocalEngine(store, bench) as engine:
-        specs = [JobSpec(store.name, idea_id, bench.env.name, bench.preset_name, s, patch, tree) for s in seeds]
-        ids = [engine.submit(spec).id for spec in specs]
-        jobs = wait_for(engine, ids, on_event, cancel)
+    specs = [JobSpec(store.name, idea_id, bench.env.name, bench.preset_name, s, patch, tree) for s in seeds]
+    with LocalEngine(store, bench) if engine is None else nullcontext(engine) as running:
+        ids = [running.submit(spec).id for spec in specs]
+        jobs = wait_for(running, ids, on_event, cancel)
     evaluations = [job.evaluation for job in jobs if job.evaluation is not None]
     baseline = baseline_for(bench.env, bench.preset_name)
     found = fidelity(bench, tree, jobs, jobs_dir=store.dir / "jobs", cancel=cancel)
@@ -74,7 +77,7 @@ def measure_patch(
 
 def measured_so_far(store: RunStore, bench: Bench, idea_id: str, tree: str) -> Measured | None:
     """What is on record of a patch's full runs, without a check of its effect; None when there was none."""
-    jobs = tuple(job for job in store.jobs(idea_id) if job.spec.tree == tree)
+    jobs = tuple(job for job in store.jobs(idea_id) if job.spec.tree == tree and job.spec.split == "val")
     if not jobs:
         return None
     evaluations = [job.evaluation for job in jobs if job.evaluation is not None]

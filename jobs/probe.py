@@ -8,6 +8,8 @@ units of this reference. It is measured before the run with the run's own seed.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,6 +31,9 @@ CAP_ALLOWANCE_S = 2.0
 WHOLE_RUN_CPU_S = 5.0
 """A baseline that is expected to need less than this is run to its end."""
 TICK_S = 0.05
+MAKING_LOCKS = threading.Lock()
+LOCKS: dict[str, threading.Lock] = {}
+"""One for each file of this process's runs: a few dozen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +59,22 @@ def cpu_reference(bench: Bench, seed: int, *, cancel: threading.Event | None = N
         SandboxLost: the baseline itself does not train here; the message has its last line.
     """
     known = bench.run_dir / "probe" / f"{bench.env.name}-{bench.env.version}-{bench.preset_name}-{seed}.json"
-    if known.exists():
-        return load(CpuReference, known.read_text())
-    with bench.scratch_folder("probe") as folder:
-        reference = measure(bench, seed, folder, cancel)
-    write_json(known, asdict(reference))
-    return reference
+    with one_at_a_time(str(known)):
+        if known.exists():
+            return load(CpuReference, known.read_text())
+        with bench.scratch_folder("probe") as folder:
+            reference = measure(bench, seed, folder, cancel)
+        write_json(known, asdict(reference))
+        return reference
+
+
+@contextmanager
+def one_at_a_time(name: str) -> Iterator[None]:
+    """Jobs of one seed that begin together measure the baseline once."""
+    with MAKING_LOCKS:
+        lock = LOCKS.setdefault(name, threading.Lock())
+    with lock:
+        yield
 
 
 def measure(bench: Bench, seed: int, folder: Path, cancel: threading.Event | None) -> CpuReference:
