@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from xar_agent.agent.messages import ContextOverflow
-from xar_agent.errors import ModelUnavailable
+from xar_agent.errors import Interrupted, ModelUnavailable
 
 CHILD = Path(__file__).with_name("local_child.py")
 KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
@@ -72,6 +73,7 @@ class LocalServer:
         self._log: IO[bytes] | None = None
         self._url = ""
         self._key = ""
+        self._ended = threading.Event()
 
     @property
     def pid(self) -> int | None:
@@ -83,7 +85,9 @@ class LocalServer:
 
         Raises:
             ModelUnavailable: the server is not installed, or it ended while loading; the hint has its last words.
+            Interrupted: ``end`` was called.
         """
+        self._check_ended()
         if self._child is not None and self._child.poll() is None:
             return self._url
         if importlib.util.find_spec("xllamacpp") is None:
@@ -102,6 +106,9 @@ class LocalServer:
             start_new_session=True,  # Ctrl-C is ours to handle; the child ends when we close its stdin
         )
         self._url = self._await_address(self._child)
+        if self._ended.is_set():  # it was called just before the child was there to kill
+            self.close()
+        self._check_ended()
         return self._url
 
     def _await_address(self, child: subprocess.Popen[bytes]) -> str:
@@ -127,6 +134,7 @@ class LocalServer:
         if not line:
             tail = self.log_tail()
             self.close()
+            self._check_ended()
             raise ModelUnavailable(f"the server of {self.model_path.name} did not start", f"its last words: {tail}")
         return str(json.loads(line)["url"])
 
@@ -147,17 +155,19 @@ class LocalServer:
         schema: dict[str, Any] | None = None,
         stop: Sequence[str] = (),
         seed: int = 0,
+        temperature: float = 0.0,
     ) -> Completion:
-        """Greedy answer to a chat; requests with one beginning should name one slot, which keeps it computed.
+        """Answer to a chat, greedy by default; requests with one beginning should name one slot: it stays computed.
 
         Raises:
             ContextOverflow: it does not fit the context window.
             ModelUnavailable: the server died twice, or refused the call.
+            Interrupted: ``end`` was called.
         """
         body: dict[str, Any] = {
             "messages": list(messages),
             "max_tokens": max_tokens,
-            "temperature": 0.0,
+            "temperature": temperature,
             "seed": seed,
             "id_slot": slot,
             "cache_prompt": True,
@@ -185,6 +195,7 @@ class LocalServer:
             except (OSError, http.client.HTTPException) as error:
                 tail = self.log_tail()
                 self.close()
+                self._check_ended()
                 if attempt == 2:
                     raise ModelUnavailable(
                         f"the local model server stopped answering: {error}", f"its last words: {tail}"
@@ -219,6 +230,17 @@ class LocalServer:
         if self._log is not None:
             self._log.close()
             self._log = None
+
+    def end(self) -> None:
+        """Stop it for good, from any thread: a call under way in another one ends at once with Interrupted."""
+        self._ended.set()
+        child = self._child
+        if child is not None:
+            child.kill()  # only this: the thread that is in a call frees the rest
+
+    def _check_ended(self) -> None:
+        if self._ended.is_set():
+            raise Interrupted("the local model server was stopped")
 
     def __enter__(self) -> LocalServer:
         return self

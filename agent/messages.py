@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from xar_agent.errors import XarError
+from xar_agent.errors import ModelUnavailable, XarError
 
 Message = dict[str, Any]
 """One message of the chat API: role, content, and tool_calls or tool_call_id where it has them."""
@@ -25,6 +25,10 @@ class ContextOverflow(XarError):
 
 class ToolsRefused(XarError):
     """The server rejects requests that carry tools: such a model needs the JSON protocol."""
+
+
+class RequestRefused(ModelUnavailable):
+    """The server answers but rejects this very request: a parameter that it does not know, most of the time."""
 
 
 @dataclass(frozen=True, slots=True)

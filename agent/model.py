@@ -213,3 +213,23 @@ def price(litellm: Any, response: Any) -> tuple[float | None, str]:
     except Exception:  # it raises plain Exception for a model that it does not know
         return None, "unknown"
     return (float(cost), "litellm price list") if cost else (None, "unknown")
+
+
+def highest_prices(name: str) -> tuple[float, float] | None:
+    """USD a token of input and of output, at the dearest tier of litellm's price list; None when it is not on it."""
+    litellm = load_litellm()
+    try:
+        known = dict(litellm.get_model_info(name))
+    except Exception:  # it raises plain Exception for a model that it does not know
+        return None
+    dearest = [
+        highest(known, "input_cost_per_token", "cache_creation_input_token_cost"),
+        highest(known, "output_cost_"),
+    ]
+    return (dearest[0], dearest[1]) if all(dearest) else None
+
+
+def highest(prices: dict[str, Any], *prefixes: str) -> float:
+    """The largest price a token whose key begins so; 0 when there is none."""
+    per_token = {key: value for key, value in prices.items() if key.startswith(prefixes) and "token" in key}
+    return max((float(value) for value in per_token.values() if isinstance(value, int | float)), default=0.0)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from xar_agent.agent.messages import ContextOverflow, ToolsRefused
+from xar_agent.agent.messages import ContextOverflow, RequestRefused, ToolsRefused
 from xar_agent.errors import ModelUnavailable, UnknownName, XarError
 from xar_agent.redact import redact
 
@@ -144,7 +144,7 @@ def final_error(failure: Failed, name: str, api_base: str | None, attempts: int)
             hint = "name it as PROVIDER/MODEL, such as openai/gpt-4.1-mini or ollama_chat/qwen3"
             return UnknownName(f"no provider is known for the model {name!r}", hint)
         case "request":
-            return ModelUnavailable(f"{where} refuses the request: {said}", "check that the model takes chat requests")
+            return RequestRefused(f"{where} refuses the request: {said}", "check that the model takes chat requests")
         case _:
             times = "once" if attempts == 1 else f"{attempts} times"
             return ModelUnavailable(f"{where} failed {times}: {said}", "try later, or use another model")

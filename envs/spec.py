@@ -139,11 +139,16 @@ class EnvSpec:
         """The first preset of the file: the one that runs anywhere."""
         return next(iter(self.file.preset))
 
-    def shipped_baseline(self, preset: str) -> Baseline | None:
-        """The baseline that came with the environment, if it was measured on these very files."""
+    def shipped_baseline(self, preset: str, split: Literal["val", "hidden"] = "val") -> Baseline | None:
+        """The baseline that came with the environment, if it was measured on these very files.
+
+        That of the hidden split lies beside the preset's: ``cpu.json``, ``cpu.hidden.json``.
+        """
         name = self.preset(preset).baseline
-        path = self.folder / name if name else None
-        if path is None or not path.is_file():
+        if not name:
+            return None
+        path = (self.folder / name).with_suffix(".hidden.json" if split == "hidden" else Path(name).suffix)
+        if not path.is_file():
             return None
         baseline = Baseline.model_validate_json(path.read_text())
         fits = baseline.env_version == self.version and baseline.evaluator_version == self.evaluator_version

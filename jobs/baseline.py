@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -26,6 +27,7 @@ from xar_agent.jobs.records import load
 from xar_agent.jobs.training import TrainingPlan, train
 from xar_agent.store import append_line, read_lines, to_json, write_json
 
+Split = Literal["val", "hidden"]
 Key = tuple[float, int]
 """Compute and seed of a run."""
 CURVE_SHARE = 4
@@ -33,6 +35,8 @@ CURVE_SHARE = 4
 MIN_CURVE_SEEDS = 3
 CALIBRATION_SEED = 1000
 """Calibration takes the seeds from here on, so that no candidate shares one by default."""
+HIDDEN_CALIBRATION_SEED = 3000
+"""The same for the hidden split: ``envs calibrate`` takes at most 1000 seeds, so the two never meet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +84,26 @@ def cpu_model() -> str:
     return " ".join(names[0].split()) if names else "unknown processor"
 
 
-def baseline_path(env: EnvSpec, preset: str) -> Path:
+def baseline_path(env: EnvSpec, preset: str, split: Split = "val") -> Path:
     """Where this machine's calibration of these very files is kept."""
     version = hashlib.sha256(to_json([env.version, env.evaluator_version, machine_id()]).encode()).hexdigest()[:12]
-    return cache_folder() / "baselines" / f"{env.name}-{preset}-{version}.json"
+    suffix = ".hidden.json" if split == "hidden" else ".json"
+    return cache_folder() / "baselines" / f"{env.name}-{preset}-{version}{suffix}"
 
 
-def baseline_for(env: EnvSpec, preset: str) -> Baseline | None:
+def baseline_for(env: EnvSpec, preset: str, split: Split = "val") -> Baseline | None:
     """This machine's own calibration, else the one that came with the environment, else None."""
     try:
-        return Baseline.model_validate_json(baseline_path(env, preset).read_text())
+        return Baseline.model_validate_json(baseline_path(env, preset, split).read_text())
     except (OSError, ValidationError):
-        return env.shipped_baseline(preset)
+        return env.shipped_baseline(preset, split)
 
 
 def calibrate(
     bench: Bench,
     n: int,
     *,
+    split: Split = "val",
     compute: Sequence[float] = (0.5, 1.0, 1.5),
     parallel: int = 1,
     on_progress: Callable[[CalibrationProgress], None] | None = None,
@@ -107,9 +113,13 @@ def calibrate(
 
     Each value is saved as it comes: the same call goes on where an interrupted one stopped.
 
+    The hidden split is measured at 1x alone where the other one has a baseline: its curve is that one's, moved by the
+    difference of the means, since what more compute is worth depends on the text far less than the level does.
+
     Args:
         bench: what to measure.
         n: seeds at 1x, 2 at least.
+        split: the text that scores it.
         compute: multiples of the preset's budget; 1 is always among them.
         parallel: runs at a time.
         on_progress: hears of each value; called from other threads.
@@ -122,12 +132,18 @@ def calibrate(
     """
     if n < 2:
         raise UserError("a baseline needs at least two seeds: one has no spread")
-    wanted = [(c, seed) for c in sorted({*compute, 1.0}) for seed in seeds_at(c, n)]
-    ledger = Ledger(baseline_path(bench.env, bench.preset_name).with_suffix(".values.jsonl"), wanted, on_progress)
+    env, preset = bench.env, bench.preset_name
+    model = baseline_for(env, preset) if split == "hidden" else None
+    points = {1.0} if model else {*compute, 1.0}
+    wanted = [(c, seed) for c in sorted(points) for seed in seeds_at(c, n, split)]
+    path = baseline_path(env, preset, split)
+    ledger = Ledger(path.with_suffix(".values.jsonl"), wanted, on_progress)
     stop = cancel if cancel is not None else threading.Event()
-    run_all(lambda key: ledger.add(measure(bench, *key, cancel=stop)), ledger.missing, parallel, stop)
+    run_all(lambda key: ledger.add(measure(bench, *key, split=split, cancel=stop)), ledger.missing, parallel, stop)
     baseline = summarise(bench, [ledger.runs[key] for key in wanted])
-    write_json(baseline_path(bench.env, bench.preset_name), baseline.model_dump())
+    if model:
+        baseline = baseline.model_copy(update={"curve": moved_curve(model, baseline)})
+    write_json(path, baseline.model_dump())
     return baseline
 
 
@@ -162,10 +178,18 @@ class Ledger:
             self._on_progress(CalibrationProgress(n_done, len(self._wanted), last))
 
 
-def seeds_at(compute: float, n: int) -> range:
-    """The seeds of one point of the curve."""
+def seeds_at(compute: float, n: int, split: Split = "val") -> range:
+    """The seeds of one point of the curve; the hidden split has others, so that it shares no run with the search's."""
     count = n if compute == 1 else min(n, max(MIN_CURVE_SEEDS, math.ceil(n / CURVE_SHARE)))
-    return range(CALIBRATION_SEED, CALIBRATION_SEED + count)
+    first = HIDDEN_CALIBRATION_SEED if split == "hidden" else CALIBRATION_SEED
+    return range(first, first + count)
+
+
+def moved_curve(model: Baseline, hidden: Baseline) -> list[CurvePoint]:
+    """The other split's curve at this split's level; the 1x point is as it was measured."""
+    by = hidden.mean - model.mean
+    others = [point.model_copy(update={"mean": point.mean + by}) for point in model.curve if point.compute != 1]
+    return sorted([*hidden.curve, *others], key=lambda point: point.compute)
 
 
 def run_all(one: Callable[[Key], None], keys: Sequence[Key], parallel: int, stop: threading.Event) -> None:
@@ -193,7 +217,7 @@ def read_runs(path: Path) -> dict[Key, Run]:
     return {(run.compute, run.seed): run for run in runs}
 
 
-def measure(bench: Bench, compute: float, seed: int, *, cancel: threading.Event | None) -> Run:
+def measure(bench: Bench, compute: float, seed: int, *, split: Split = "val", cancel: threading.Event | None) -> Run:
     """Train and score the unchanged repository once, its budget scaled.
 
     Raises:
@@ -207,7 +231,7 @@ def measure(bench: Bench, compute: float, seed: int, *, cancel: threading.Event 
         if training.failure or training.checkpoint is None:
             reason = training.failure.reason if training.failure else "no checkpoint"
             raise EvaluationError(f"the unchanged repository does not train at seed {seed}: {reason}")
-        found = evaluate(bench, bench.base_tree, training.checkpoint, folder / "evaluate", split="val", cancel=cancel)
+        found = evaluate(bench, bench.base_tree, training.checkpoint, folder / "evaluate", split=split, cancel=cancel)
     if found.failure or found.value is None:
         reason = found.failure.reason if found.failure else "no value"
         raise EvaluationError(f"the unchanged repository is not valid at seed {seed}: {reason}")

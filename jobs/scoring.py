@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from statistics import NormalDist
 from typing import Literal
 
 from xar_agent.envs.spec import Baseline, CurvePoint
@@ -154,3 +155,43 @@ def with_fidelity(found: Score, fidelity: Fidelity) -> Score:
     if fidelity == "no_effect" and found.verdict in ("better", "worse"):
         return replace(found, verdict="within_noise")
     return found
+
+
+def expected_best(n: int, baseline: Baseline, direction: Literal["min", "max"]) -> float:
+    """Mean of the best of ``n`` runs of the unchanged repository, in the metric's unit: what luck alone gives.
+
+    The scores are taken as normal with the baseline's mean and standard deviation.
+
+    Raises:
+        ValueError: n is less than one.
+    """
+    return on_good_side(baseline, expected_maximum(n), direction)
+
+
+def luck(n: int, baseline: Baseline, direction: Literal["min", "max"]) -> tuple[float, float]:
+    """Mean of the best of ``n`` baseline runs, and what that best one passes with a probability of 5 % only.
+
+    Raises:
+        ValueError: n is less than one.
+    """
+    bound = NormalDist().inv_cdf(CONFIDENCE ** (1 / n))
+    return expected_best(n, baseline, direction), on_good_side(baseline, bound, direction)
+
+
+def on_good_side(baseline: Baseline, z: float, direction: Literal["min", "max"]) -> float:
+    """The score that is z standard deviations better than the baseline's mean."""
+    return baseline.mean + (-z if direction == "min" else z) * baseline.sd
+
+
+@cache
+def expected_maximum(n: int) -> float:
+    """Mean of the largest of ``n`` standard normal variables, to about 1e-9 up to a million.
+
+    It is the integral of n x phi(x) Phi(x)^(n-1); the trapezium rule converges fast for an integrand that is smooth and
+    vanishes at both ends.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n}")
+    normal, step, edge = NormalDist(), 0.005, 9.0
+    points = (-edge + i * step for i in range(round(2 * edge / step) + 1))
+    return step * math.fsum(n * x * normal.pdf(x) * normal.cdf(x) ** (n - 1) for x in points)

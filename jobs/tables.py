@@ -160,6 +160,16 @@ class Tables:
             return load(Evaluation, row["record"])
         return None
 
+    def result_times(self) -> Mapping[str, float]:
+        """When the latest record of each idea was made, in seconds since 1970; the hidden split's jobs do not count."""
+        sql = """
+            SELECT idea_id, max(at) AS at FROM (
+                SELECT idea_id, created_at AS at FROM implementations
+                UNION ALL SELECT idea_id, updated_at FROM jobs WHERE json_extract(spec, '$.split') = 'val'
+            ) GROUP BY idea_id
+        """
+        return {row["idea_id"]: row["at"] for row in self._read(sql)}
+
     def add_spend(self, spend: Spend) -> None:
         """Record what something cost."""
         columns = [field.name for field in dataclasses.fields(spend)]

@@ -20,7 +20,6 @@ from xar_agent.errors import (
     BudgetReached,
     EvaluationError,
     Interrupted,
-    ModelUnavailable,
     PatchRefused,
     SandboxError,
     ServiceMissing,
@@ -250,7 +249,9 @@ class Evolution:
         self._tell(Progress("proposing", epoch=stage.epoch, count=stage.count))
         try:
             ideas = tuple(replace(idea, epoch=stage.epoch) for idea in self.work.propose(wanted))
-        except (BudgetReached, Interrupted, ModelUnavailable) as error:
+        except StoreError:
+            raise
+        except XarError as error:  # no model, no budget, no idea left: what is at work is still taken in
             self.stopped = error
             return
         saw = tuple(outcome.idea.id for outcome in self._outcomes)

@@ -53,7 +53,16 @@ class Settings(BaseModel):
     budget_tokens: int | None = Field(None, gt=0)
     """Input and output tokens together."""
     budget_hours: float | None = Field(None, gt=0)
-    """Wall-clock hours of the whole command."""
+    """Wall-clock hours of the whole command; of a batch, over all commands that worked on it."""
+    budget_gpu_hours: float | None = Field(None, gt=0)
+    """GPU-hours of a batch's training and scoring."""
+    policy: str = "paper"
+    """How a batch chooses parents."""
+    epochs: int = Field(3, ge=1, le=1000)
+    ideas: int = Field(8, ge=1, le=10_000)
+    """Ideas in each epoch of a batch."""
+    parallel: int | None = Field(None, ge=1, le=1000)
+    """Ideas at a time; None: as many as the machine takes."""
     runs_dir: Path = Path("runs")
     cache_dir: Path = Field(default_factory=lambda: Path.home() / ".cache" / "xar-agent")
 
@@ -75,6 +84,7 @@ class Settings(BaseModel):
 def load_settings(
     flags: Mapping[str, Any] | None = None,
     *,
+    file: Path | None = None,
     environ: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> Settings:
@@ -82,6 +92,7 @@ def load_settings(
 
     Args:
         flags: key -> value from the command line; None values count as not given.
+        file: instead of the xar.toml that would be found.
         environ: instead of ``os.environ``.
         cwd: instead of the working directory.
 
@@ -89,7 +100,7 @@ def load_settings(
         ConfigError: an unknown key or a bad value; the message names the key and where it stands.
     """
     source = os.environ if environ is None else environ
-    path = settings_file(source, cwd or Path.cwd())
+    path = file or settings_file(source, cwd or Path.cwd())
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
     layers: list[tuple[dict[str, Any], dict[str, str]]] = []

@@ -121,7 +121,7 @@ def test_an_interrupted_episode_is_recorded_and_goes_on_where_it_was(
     with pytest.raises(Interrupted):
         implement(idea, toy_bench, model, limits=LIMITS, episode_dir=episode_dir, on_step=interrupt, cancel=cancel)
     assert "+LEARNING_RATE = 3.0" in (episode_dir / "patch.diff").read_text()
-    rest = ScriptedModel(GOOD_SCRIPT[2:])
+    rest = ScriptedModel(GOOD_SCRIPT)
     done = implement(idea, toy_bench, rest, limits=LIMITS, episode_dir=episode_dir)
     assert (done.outcome, done.steps, done.usage.requests) == ("submitted", 4, 4)
     roles = [m["role"] for m in rest.requests[0].messages]
@@ -134,7 +134,7 @@ def test_a_step_that_was_cut_off_by_a_crash_is_done_again(toy_bench: Bench, idea
     lines = path.read_bytes().splitlines(keepends=True)
     smoke = next(i for i, line in enumerate(lines) if b'"name":"smoke_test"' in line and b'"tool_call"' in line)
     path.write_bytes(b"".join(lines[: smoke + 1]) + lines[smoke + 1][:40])
-    rest = ScriptedModel(GOOD_SCRIPT[2:])
+    rest = ScriptedModel(GOOD_SCRIPT)
     done = implement(idea, toy_bench, rest, limits=LIMITS, episode_dir=episode_dir)
     assert (done.outcome, done.steps) == ("submitted", 4)
     assert done.usage.requests == 5, "the abandoned reply was paid for"
@@ -149,7 +149,7 @@ def test_feedback_reopens_an_ended_episode(toy_bench: Bench, idea: Idea, episode
         [call("smoke_test")],
         [call("submit_run", message="lower")],
     ]
-    model = ScriptedModel(again)
+    model = ScriptedModel([*GOOD_SCRIPT, *again])
     done = implement(idea, toy_bench, model, limits=LIMITS, episode_dir=episode_dir, feedback="It crashed.")
     assert model.requests[0].messages[-1] == {"role": "user", "content": "It crashed."}
     assert (done.outcome, done.steps) == ("submitted", 8)

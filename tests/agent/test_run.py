@@ -119,9 +119,7 @@ def test_an_interrupted_idea_is_on_record_and_the_same_call_finishes_it(
         )
     (row,) = store.implementations(idea.id)
     assert row.exit_reason == "interrupted"
-    result = run_idea(
-        idea, bench=toy_bench, store=store, model=ScriptedModel(GOOD_SCRIPT[2:]), limits=LIMITS, seeds=(1,)
-    )
+    result = run_idea(idea, bench=toy_bench, store=store, model=ScriptedModel(GOOD_SCRIPT), limits=LIMITS, seeds=(1,))
     assert [e.valid for e in result.evaluations] == [True]
 
 

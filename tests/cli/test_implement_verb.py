@@ -158,8 +158,8 @@ def test_an_interrupted_episode_goes_on_under_its_name(xar: Any, script: Script,
     out, err = command.communicate(timeout=30)
     assert command.returncode == 130, err
     assert "--run r" in json.loads(out)["hint"]
-    # The script starts over, the episode does not: the edit is there already.
-    again = xar(*arguments[:5], script(SMOKE, SUBMIT), *arguments[6:])
+    # The edit is there already: the conversation goes on with the second reply, which no longer sleeps.
+    again = xar(*arguments[:5], script(EDIT, SMOKE, SUBMIT), *arguments[6:])
     assert again.code == 0, again.err
     assert (again.json["outcome"], again.json["steps"]) == ("submitted", 2)
     assert "+LEARNING_RATE = 3.0" in Path(again.json["patch_path"]).read_text()

@@ -96,3 +96,16 @@ def test_the_ends_of_the_curve_get_fewer_seeds(bench: Bench) -> None:
 def test_the_machine_is_named_without_importing_torch(bench: Bench) -> None:
     assert "Python 3" in machine_id()
     assert "torch" in machine_id()
+
+
+def test_the_hidden_split_has_seeds_and_a_file_of_its_own_and_the_other_curve_at_its_level(bench: Bench) -> None:
+    searched = calibrate(bench, 3, compute=(1.5,))
+    hidden = calibrate(bench, 3, split="hidden")
+    assert baseline_for(bench.env, "default") == searched
+    assert baseline_for(bench.env, "default", "hidden") == hidden
+    assert not set(searched.values) & set(hidden.values)
+    assert hidden.mean != searched.mean
+    assert [point.compute for point in hidden.curve] == [1.0, 1.5]
+    assert hidden.curve[0].mean == hidden.mean
+    rise = searched.curve[1].mean - searched.mean
+    assert hidden.curve[1].mean - hidden.mean == pytest.approx(rise)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from xar_agent.population.archive import read_candidates
 from xar_agent.jobs.records import IdeaRecord
 from xar_agent.jobs.runs import RunStore
 from xar_agent.jobs.types import Evaluation, Failure, FailureClass, Job, JobSpec, JobState
+from xar_agent.population.archive import read_candidates
 from xar_agent.sandbox.protocol import Patch
 
 CRASH = Failure(FailureClass.CODE, "SystemExit: 1")

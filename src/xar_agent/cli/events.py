@@ -9,9 +9,10 @@ from xar_agent.cli.live import Live, step_text
 
 if TYPE_CHECKING:
     from xar_agent.cli.plan import Plan
+    from xar_agent.envs.spec import EnvSpec
     from xar_agent.jobs.types import SmokeReport
     from xar_agent.jobs.worker import JobEvent
-    from xar_agent.sandbox.protocol import Patch
+    from xar_agent.sandbox.protocol import Patch, SandboxInfo
 
 AGENT = "agent"
 """Key of the bar that moves while the model thinks."""
@@ -19,21 +20,28 @@ AGENT = "agent"
 
 def show_setting(live: Live, plan: Plan) -> None:
     """Before anything takes time: which model, which environment, which sandbox, and what they can do."""
-    from xar_agent.cli.plan import about_model, about_sandbox
-    from xar_agent.cli.table import baseline_text
-    from xar_agent.jobs.baseline import baseline_for
+    from xar_agent.cli.plan import about_model
 
     if plan.model is not None:
         live.line("model", about_model(plan.model))
-    wanted = plan.env.preset(plan.preset)
-    live.line("env", f"{plan.env.name}, preset {plan.preset}: {wanted.budget:,} {wanted.clock} of training")
-    baseline = baseline_for(plan.env, plan.preset)
-    measure_it = f"none yet for this machine: xar-agent envs calibrate {plan.env.name} --preset {plan.preset}"
-    known = f"{plan.env.metric} {baseline_text(baseline)}" if baseline else measure_it
-    live.line("baseline", known, "" if baseline else "yellow")
-    live.line("sandbox", about_sandbox(plan.sandbox), "" if plan.sandbox.capabilities.secrets_hidden else "bold red")
+    show_measuring(live, plan.env, plan.preset, plan.sandbox)
     if plan.idea is not None:
         live.line("idea", one_line(plan.idea.text, 400), "bold")
+
+
+def show_measuring(live: Live, env: EnvSpec, preset: str, sandbox: SandboxInfo) -> None:
+    """What training and scoring are: environment, baseline, sandbox."""
+    from xar_agent.cli.plan import about_sandbox
+    from xar_agent.cli.table import baseline_text
+    from xar_agent.jobs.baseline import baseline_for
+
+    wanted = env.preset(preset)
+    live.line("env", f"{env.name}, preset {preset}: {wanted.budget:,} {wanted.clock} of training")
+    baseline = baseline_for(env, preset)
+    measure_it = f"none yet for this machine: xar-agent envs calibrate {env.name} --preset {preset}"
+    known = f"{env.metric} {baseline_text(baseline)}" if baseline else measure_it
+    live.line("baseline", known, "" if baseline else "yellow")
+    live.line("sandbox", about_sandbox(sandbox), "" if sandbox.capabilities.secrets_hidden else "bold red")
 
 
 def show_event(live: Live, event: object) -> None:

@@ -32,8 +32,8 @@ def command() -> None:
 @common_to_readers
 def list_(run_name: str | None, runs_dir: str | None, as_json: bool, debug: bool) -> None:
     """List the jobs of one run, or of all."""
-    from xar_agent.population.archive import read_jobs
     from xar_agent.cli.terminal import listing, print_json, result_console, show_parts
+    from xar_agent.population.archive import read_jobs
 
     settings = settings_from(debug, runs_dir=runs_dir)
     rows: list[tuple[str, Job]] = []
@@ -46,7 +46,7 @@ def list_(run_name: str | None, runs_dir: str | None, as_json: bool, debug: bool
     table = listing("job", "environment", "seed", "state", "value", "run")
     for run, job in rows:
         value = job.evaluation.value if job.evaluation else None
-        where = f"{job.spec.env}/{job.spec.preset}"
+        where = environment_text(job)
         table.add_row(job.id, where, str(job.spec.seed), str(job.state), "–" if value is None else f"{value:.4f}", run)
     if rows:
         show_parts(result_console(), table)
@@ -136,8 +136,8 @@ def find_job(settings: Settings, run_name: str | None, job_id: str) -> Iterator[
     Raises:
         UnknownName: there is none, or several begin so.
     """
-    from xar_agent.population.archive import read_jobs
     from xar_agent.errors import UnknownName
+    from xar_agent.population.archive import read_jobs
 
     found: list[tuple[RunStore, Job]] = []
     with ExitStack() as stack:
@@ -162,6 +162,7 @@ def job_json(run: str, job: Job) -> dict[str, Any]:
         "env": job.spec.env,
         "preset": job.spec.preset,
         "seed": job.spec.seed,
+        "split": job.spec.split,
         "state": str(job.state),
         "attempt": job.attempt,
         "failure": {"class": str(failure.kind), "reason": failure.reason} if failure else None,
@@ -169,12 +170,18 @@ def job_json(run: str, job: Job) -> dict[str, Any]:
     }
 
 
+def environment_text(job: Job) -> str:
+    """Where it trains; a value on the hidden split is not to be compared with the others, so it says so."""
+    where = f"{job.spec.env}/{job.spec.preset}"
+    return where if job.spec.split == "val" else f"{where} ({job.spec.split})"
+
+
 def facts_of(store: RunStore, job: Job) -> list[tuple[str, str]]:
     """Label and text of what a person wants to know about a job."""
     from xar_agent.analysis.text import duration
     from xar_agent.cli.table import shown
 
-    rows = [("job", job.id), ("run", store.name), ("environment", f"{job.spec.env}/{job.spec.preset}")]
+    rows = [("job", job.id), ("run", store.name), ("environment", environment_text(job))]
     rows += [("seed", str(job.spec.seed)), ("state", f"{job.state} (attempt {job.attempt})")]
     if job.failure is not None:
         place = f" at {job.failure.file}:{job.failure.line}" if job.failure.file else ""

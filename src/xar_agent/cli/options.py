@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -56,8 +57,10 @@ def common_to_readers(function: Function) -> Function:
     return RUNS_DIR(AS_JSON(DEBUG(function)))
 
 
-def settings_from(debug: bool = False, **flags: object) -> Settings:
+def settings_from(debug: bool = False, config: str | None = None, **flags: object) -> Settings:
     """The settings in force with these flags; exports the cache folder to every room.
+
+    ``config`` names a file instead of xar.toml.
 
     Logging is set up only for ``debug`` here: importing it would double the start of a verb that only reads.
 
@@ -66,7 +69,7 @@ def settings_from(debug: bool = False, **flags: object) -> Settings:
     """
     from xar_agent.config import load_settings
 
-    settings = load_settings(flags)
+    settings = load_settings(flags, file=Path(config) if config else None)
     os.environ["XAR_CACHE"] = str(settings.cache_dir)
     if debug:
         start_logging(debug=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from xar_agent.jobs.bench import Bench
     from xar_agent.sandbox.protocol import Patch, SandboxInfo
 
+SAME = ("verb", "env", "preset", "idea_id")
+"""Settings that a run keeps: with others it would be another undertaking."""
+OF_BATCHES = frozenset({"policy", "epochs", "ideas", "parallel", "budget_gpu_hours"})
 MAX_IDEA_CHARS = 20_000
 """More than a model should read as one idea; a paper belongs into a file of the environment."""
 
@@ -34,15 +38,12 @@ class Plan:
     sandbox: SandboxInfo
     settings: Settings
     seeds: tuple[int, ...]
+    """Empty for ``confirm``, which draws its own."""
     patch_text: str | None
     """The parent's diff, or the person's own."""
     submit: bool
     run_name: str | None
-
-    @property
-    def run_dir(self) -> Path | None:
-        """Where the run lies when the user named it."""
-        return self.settings.runs_dir / self.run_name if self.run_name else None
+    verb: str
 
     def limits(self, spent_s: float) -> EpisodeLimits:
         """What the episode may use when the command has taken so long already."""
@@ -73,10 +74,10 @@ class Plan:
 
     def record(self) -> dict[str, Any]:
         """What run.json keeps of it."""
-        settings = self.settings.model_dump(mode="json", exclude={"runs_dir", "cache_dir"})
+        settings = self.settings.model_dump(mode="json", exclude={"runs_dir", "cache_dir", *OF_BATCHES})
         return {
             **settings,
-            "verb": "implement" if self.idea else "evaluate",
+            "verb": self.verb,
             "idea_id": self.idea.id if self.idea else None,
             "env": self.env.name,
             "env_version": self.env.version,
@@ -98,10 +99,12 @@ def make_plan(
     first_seed: int,
     submit: bool,
     run_name: str | None,
+    verb: str = "",
 ) -> Plan:
     """Check everything that the user gave.
 
-    ``idea`` is None for ``evaluate``; ``patch`` is the path of a diff, or "-" for stdin; None is what was not given.
+    ``idea`` is None for ``evaluate`` and ``confirm``; ``patch`` is the path of a diff, or "-" for stdin; None is what
+    was not given.
 
     Raises:
         UserError, ServiceMissing: the input is wrong, or no sandbox or model can be had; nothing was started.
@@ -123,11 +126,12 @@ def make_plan(
         model=None if text is None else choose_model(model, configured=settings.model, api_base=settings.api_base),
         sandbox=sandbox.probe(settings.sandbox),
         settings=settings,
-        seeds=tuple(range(first_seed, first_seed + settings.seeds)),
+        seeds=() if verb == "confirm" else tuple(range(first_seed, first_seed + settings.seeds)),
         submit=submit,
         run_name=run_name,
+        verb=verb or ("evaluate" if idea is None else "implement"),
     )
-    check_resumed(plan)
+    check_same_undertaking(settings.runs_dir, run_name, plan.record(), SAME)
     return plan
 
 
@@ -171,27 +175,32 @@ def read_patch(name: str) -> str:
     return text
 
 
-def check_resumed(plan: Plan) -> None:
+def check_same_undertaking(runs_dir: Path, name: str | None, now: Mapping[str, Any], keys: Sequence[str]) -> None:
     """A run of this name may go on, if it is the same undertaking.
+
+    Args:
+        runs_dir: folder of all runs.
+        name: the run's, if the user gave one.
+        now: what run.json would keep of the command.
+        keys: those that must be as they were.
 
     Raises:
         UserError: it is about something else, or the name cannot be one.
     """
     from xar_agent.jobs.runs import NAME, RUN_FILE, read_run_file
 
-    folder = plan.run_dir
-    if plan.run_name is None or folder is None:
+    if name is None:
         return
-    if not NAME.fullmatch(plan.run_name):
-        raise UserError(f"{plan.run_name!r} is not a name for a run", "use letters, digits, dot, dash and underscore")
-    if not (folder / RUN_FILE).exists():
+    if not NAME.fullmatch(name):
+        raise UserError(f"{name!r} is not a name for a run", "use letters, digits, dot, dash and underscore")
+    if not (runs_dir / name / RUN_FILE).exists():
         return
-    begun = read_run_file(folder).get("settings") or {}
-    now = plan.record()
-    for key in ("verb", "env", "preset", "idea_id"):
+    begun = read_run_file(runs_dir / name).get("settings") or {}
+    for key in keys:
         if begun.get(key) != now[key]:
-            problem = f"run {folder.name!r} exists already, with another {key.removesuffix('_id')}"
-            raise UserError(problem, f"choose another --run; see: xar-agent runs show {folder.name}")
+            other = key.removesuffix("_id").removesuffix("_sha256").replace("_", " ")
+            problem = f"run {name!r} exists already, with another {other}"
+            raise UserError(problem, f"choose another --run; see: xar-agent runs show {name}")
 
 
 def say_plan(plan: Plan, *, as_json: bool) -> None:

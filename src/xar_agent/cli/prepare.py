@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -18,7 +18,7 @@ from xar_agent.errors import Interrupted, ModelUnavailable, ServiceMissing, Stor
 
 if TYPE_CHECKING:
     from xar_agent.agent.choose import ModelChoice
-    from xar_agent.cli.plan import Plan
+    from xar_agent.config import Settings
     from xar_agent.envs.spec import EnvSpec
     from xar_agent.jobs.bench import Bench
     from xar_agent.jobs.data import PrepareProgress
@@ -45,8 +45,26 @@ def require_space(runs_dir: Path) -> None:
         )
 
 
+class Undertaking(Protocol):
+    """What a command is about to do, checked."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        ...
+
+    @property
+    def run_name(self) -> str | None:
+        """The run's, if the user gave one."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """What run.json keeps of it."""
+        ...
+
+
 @contextmanager
-def open_run(plan: Plan) -> Iterator[RunStore]:
+def open_run(plan: Undertaking) -> Iterator[RunStore]:
     """The command's own run, open for writing: a new one, or the one of that name that was cut off.
 
     When wrong input or a missing service ends the command before any work is on record, a folder that this call made
@@ -59,13 +77,22 @@ def open_run(plan: Plan) -> Iterator[RunStore]:
         try:
             yield store
         except (UserError, ServiceMissing):
-            if store.made_folder and not store.jobs() and not any(made.steps for made in store.implementations()):
+            if store.made_folder and is_untouched(store):
                 store.close()
                 shutil.rmtree(store.dir)
             raise
         except (KeyboardInterrupt, Interrupted) as error:
             hint = f"the same command with --run {store.name} goes on from there"
             raise Interrupted(f"interrupted; the record is in {shown(store.dir)}", hint) from error
+
+
+def is_untouched(store: RunStore) -> bool:
+    """No work is on record: no job, no step of an agent, no idea of a model."""
+    from xar_agent.population.budget import FILE_NAME as LEDGER
+    from xar_agent.population.decisions import FILE_NAME as DECISIONS
+
+    began = store.jobs() or any(made.steps for made in store.implementations())
+    return not began and not any((store.dir / name).exists() for name in (LEDGER, DECISIONS))
 
 
 def prepared_bench(live: Live, env: EnvSpec, preset: str, backend: str, run_dir: Path) -> Bench:

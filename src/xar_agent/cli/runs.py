@@ -13,9 +13,9 @@ from xar_agent.cli.options import common_to_readers, settings_from
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from xar_agent.population.archive import Candidate
     from xar_agent.jobs.records import RunSummary
     from xar_agent.jobs.runs import RunStore
+    from xar_agent.population.archive import Candidate
 
 
 @click.group(name="runs")
@@ -47,8 +47,8 @@ def list_(runs_dir: str | None, as_json: bool, debug: bool) -> None:
 @common_to_readers
 def show(run: str, runs_dir: str | None, as_json: bool, debug: bool) -> None:
     """Show one run (a name, or its folder): its ideas, best first, and what to type next."""
-    from xar_agent.population.archive import candidate_json, read_candidates
     from xar_agent.cli.terminal import print_json, result_console, show_parts
+    from xar_agent.population.archive import candidate_json, read_candidates
 
     settings = settings_from(debug, runs_dir=runs_dir)
     with open_run(settings.runs_dir, run) as store:

@@ -1,0 +1,171 @@
+"""What an ideator is shown: the repository once, and as much of what was tried as its window takes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xar_agent import prompts
+from xar_agent.agent.outline import Part, outline_files
+from xar_agent.agent.types import Idea
+from xar_agent.envs.spec import Baseline, EnvSpec
+from xar_agent.population.types import Outcome, Slot
+
+WINNERS_SHARE, FAILURES_SHARE = 0.4, 0.4
+"""Of the room for what was tried, before the rest is drawn from everything that is left."""
+ELLIPSIS = " ..."
+PROMPT_OF = {"seed": "ideate_first", "explore": "ideate_explore"}
+"""Origin of a slot without parents -> its prompt; with parents it is ``ideate_exploit``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many characters each part of a prompt may have."""
+
+    code: int
+    """Of the repository's files in full; where they are longer, their outline stands for them."""
+    outline: int
+    tried: int
+    """Of all lines about other ideas together, and again of those that are on their way."""
+    idea: int
+    """Of one idea in such a line."""
+    parent: int
+    diff: int
+    small: bool = False
+    """For a small model: the short instructions, with examples."""
+
+
+ROOMY = Room(code=60_000, outline=20_000, tried=24_000, idea=800, parent=4_000, diff=16_000)
+TIGHT = Room(code=0, outline=3_000, tried=1_300, idea=150, parent=500, diff=600, small=True)
+"""About 2,200 tokens in all, so that prompt, answer and one correction fit a window of 4,096."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What does not change within one proposal."""
+
+    env: EnvSpec
+    preset: str
+    baseline: Baseline | None
+    files: Mapping[str, str]
+    outcomes: Sequence[Outcome]
+
+
+def system_text(scene: Scene, room: Room) -> str:
+    """The instructions and the repository: equal in all requests of a run, so that servers can keep it computed."""
+    file, preset = scene.env.file, scene.env.preset(scene.preset)
+    whole = sum(len(text) for text in scene.files.values()) <= room.code
+    parts = [] if whole else outline(scene, room)
+    return prompts.render(
+        "ideate_system",
+        env=scene.env.name,
+        preset=scene.preset,
+        description=file.description,
+        metric=file.metric,
+        direction="lower" if file.direction == "min" else "higher",
+        budget=f"{preset.budget:,} {preset.clock}",
+        baseline=f"{scene.baseline.mean:.4f} (sd over seeds {scene.baseline.sd:.4f})" if scene.baseline else "",
+        editable=", ".join(file.editable),
+        contract=file.contract.strip() + "\n",
+        files=[{"path": path, "text": text} for path, text in sorted(scene.files.items())] if whole else [],
+        parts=parts,
+        small=room.small,
+    )
+
+
+def outline(scene: Scene, room: Room) -> list[Part]:
+    """As many parts of the files as there is room for, constants first: to name one is enough to change it."""
+    taken: list[Part] = []
+    used = 0
+    for part in sorted(outline_files(scene.files), key=lambda part: part.kind != "constant"):
+        used += len(part.label) + len(part.summary) + len("-  | ") + 1
+        if used > room.outline:
+            break
+        taken.append(part)
+    return taken
+
+
+def ask_text(scene: Scene, room: Room, slot: Slot, n: int, coming: Sequence[Idea], rng: random.Random) -> str:
+    """The request for ``n`` ideas for places like this one; ``coming`` are ideas without a result."""
+    parents = [outcome for outcome in scene.outcomes if outcome.idea.id in slot.parents]
+    parents.sort(key=lambda outcome: slot.parents.index(outcome.idea.id))
+    others = [outcome for outcome in scene.outcomes if outcome.idea.id not in slot.parents]
+    name = "ideate_exploit" if slot.parents else PROMPT_OF.get(slot.origin, "ideate_explore")
+    values = {"n": n, **tried(scene, room, others, rng), "taken": on_their_way(room, coming)}
+    if slot.parents:
+        values["parents"] = [parent_values(scene, room, parent) for parent in parents]
+    return prompts.render(name, **values)
+
+
+def tried(scene: Scene, room: Room, outcomes: Sequence[Outcome], rng: random.Random) -> dict[str, Any]:
+    """The lists of ``ideate_tried``: best winners and latest failures first, then a sample of all the rest."""
+    lines = {id(outcome): line_of(scene, room, outcome) for outcome in outcomes}
+    winners = sorted((o for o in outcomes if o.beats_baseline), key=lambda o: -(o.gain or 0.0))
+    failures = [o for o in reversed(outcomes) if not o.valid]
+    shown = within(winners, lines, room.tried * WINNERS_SHARE) + within(failures, lines, room.tried * FAILURES_SHARE)
+    seen = {id(outcome) for outcome in shown}
+    rest = [outcome for outcome in outcomes if id(outcome) not in seen]
+    rng.shuffle(rest)
+    used = sum(len(lines[id(outcome)]) for outcome in shown)
+    seen |= {id(outcome) for outcome in within(rest, lines, room.tried - used)}
+    others = [o for o in outcomes if o.valid and not o.beats_baseline]
+    named = {"winners": winners, "failures": failures, "others": others}
+    shown_lines = {name: [lines[id(o)] for o in group if id(o) in seen] for name, group in named.items()}
+    return {**shown_lines, "n_unlisted": len(outcomes) - len(seen)}
+
+
+def within(outcomes: Sequence[Outcome], lines: Mapping[int, str], room_chars: float) -> list[Outcome]:
+    """As many from the start as there is room for; one at least if there is any room."""
+    taken: list[Outcome] = []
+    for outcome in outcomes:
+        room_chars -= len(lines[id(outcome)])
+        if room_chars < 0 and (taken or room_chars < -len(lines[id(outcome)])):
+            break
+        taken.append(outcome)
+    return taken
+
+
+def on_their_way(room: Room, coming: Sequence[Idea]) -> list[str]:
+    """Ideas without a result, the latest last; the oldest are left out first."""
+    lines: list[str] = []
+    used = 0
+    for idea in reversed(coming):
+        line = short(idea.text, room.idea)
+        used += len(line)
+        if used > room.tried and lines:
+            break
+        lines.append(line)
+    return lines[::-1]
+
+
+def line_of(scene: Scene, room: Room, outcome: Outcome) -> str:
+    """One tried idea: what came of it, then what it was."""
+    result = short(result_of(scene, outcome), room.idea)
+    return f"[{result}] {short(outcome.idea.text, room.idea)}"
+
+
+def result_of(scene: Scene, outcome: Outcome) -> str:
+    """Its score against the baseline, or the class and the reason of its failure."""
+    if not outcome.valid or outcome.score is None:
+        kind = f"failed, {outcome.failure}" if outcome.failure else "no result"
+        return f"{kind}: {outcome.reason}" if outcome.reason else kind
+    words = f"{scene.env.metric} {outcome.score.mean:.4f}"
+    if outcome.gain is not None:
+        words += f", {abs(outcome.gain):.4f} {'better' if outcome.gain > 0 else 'worse'} than the unchanged repository"
+    if outcome.score.verdict == "within_noise":
+        words += ", within the noise"
+    return words + (", the same program as an earlier idea" if outcome.same_as else "")
+
+
+def parent_values(scene: Scene, room: Room, parent: Outcome) -> dict[str, str]:
+    """A parent as ``ideate_exploit`` shows it."""
+    diff = parent.diff if len(parent.diff) <= room.diff else parent.diff[: room.diff].rpartition("\n")[0] + "\n(cut)"
+    return {"text": short(parent.idea.text, room.parent), "result": result_of(scene, parent), "diff": diff.strip("\n")}
+
+
+def short(text: str, limit: int) -> str:
+    """The text in one line of at most ``limit`` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - len(ELLIPSIS)].rstrip() + ELLIPSIS
