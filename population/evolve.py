@@ -7,7 +7,6 @@ result comes. Each decision is on disk before it has any effect.
 
 from __future__ import annotations
 
-import queue
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +27,7 @@ from xar_agent.errors import (
     XarError,
 )
 from xar_agent.jobs.types import FailureClass
+from xar_agent.population.crew import Crew, Ended
 from xar_agent.population.decisions import DecisionLog, Proposal, positions_planned
 from xar_agent.population.policies import Policy, Stage
 from xar_agent.population.types import Outcome, Slot
@@ -38,8 +38,6 @@ LATER_BATCH = 4
 """Later ones are asked for in smaller parts, so that they know the latest results."""
 MAX_HOUSE_FAILURES = 3
 """In a row: then something is wrong with the machine, and going on would burn the ideas."""
-TICK_S = 0.2
-"""How often the waiting thread wakes up to take Ctrl-C."""
 HOUSE_FAILED = (SandboxError, EvaluationError)
 ENDS_THE_RUN = (StoreError, ServiceMissing, UserError)
 
@@ -112,52 +110,6 @@ class Progress:
     epoch: int = 0
     count: int = 0
     """Ideas that are asked for or were proposed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """One idea's thread has come to its end."""
-
-    idea: Idea
-    error: BaseException | None
-
-
-class Crew:
-    """Threads that carry ideas out, each idea in one of its own."""
-
-    def __init__(self, size: int, carry_out: Callable[[Idea], None]) -> None:
-        self.size = size
-        self._carry_out = carry_out
-        self._done: queue.SimpleQueue[Ended] = queue.SimpleQueue()
-        self.at_work: list[Idea] = []
-
-    @property
-    def free(self) -> bool:
-        """Another idea can be started."""
-        return len(self.at_work) < self.size
-
-    def start(self, idea: Idea) -> None:
-        """Hand an idea to a thread."""
-        self.at_work.append(idea)
-        threading.Thread(target=self._run, args=(idea,), name=f"idea-{idea.id}", daemon=True).start()
-
-    def _run(self, idea: Idea) -> None:
-        try:
-            self._carry_out(idea)
-        except BaseException as error:  # told to the loop, which knows what to do about each kind
-            self._done.put(Ended(idea, error))
-        else:
-            self._done.put(Ended(idea, None))
-
-    def wait(self) -> Ended:
-        """The next idea that has come to its end."""
-        while True:
-            try:
-                ended = self._done.get(timeout=TICK_S)
-            except queue.Empty:
-                continue
-            self.at_work.remove(ended.idea)
-            return ended
 
 
 class Evolution:

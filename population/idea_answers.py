@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
+from xar_agent.agent.messages import ModelReply
+
 MAX_IDEA_CHARS = 4_000
 MAX_ANSWER_CHARS = 200_000
 MAX_STARTS = 2_000
@@ -152,10 +154,19 @@ def clean(text: str) -> str:
     return " ".join(kept.split())
 
 
+def problem_of(reply: ModelReply) -> str:
+    """Why nothing could be read from an answer."""
+    if reply.finish_reason == "length":
+        return "it was cut off by the token limit before the first idea was complete."
+    if not reply.text.strip():
+        return "it was empty."
+    return "there was no JSON object with ideas in it."
+
+
 def answer_format(n: int, *, bounded: bool) -> dict[str, Any]:
     """``response_format`` for ``n`` ideas; ``bounded`` also limits lengths, which some servers' schemas cannot."""
     text: dict[str, Any] = {"type": "string"}
-    limits = {"title": 60, "description": 160, "code_changes": 160, "name": 30, "value": 20}
+    limits = {"title": 50, "description": 90, "code_changes": 140, "name": 30, "value": 20}
 
     def of(name: str) -> dict[str, Any]:
         return {**text, "maxLength": limits[name]} if bounded else text

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from xar_agent import prompts
 from xar_agent.agent.outline import Part, outline_files
 from xar_agent.agent.types import Idea
+from xar_agent.envs.knobs import Knob
 from xar_agent.envs.spec import Baseline, EnvSpec
 from xar_agent.population.types import Outcome, Slot
 
 WINNERS_SHARE, FAILURES_SHARE = 0.4, 0.4
 """Of the room for what was tried, before the rest is drawn from everything that is left."""
 ELLIPSIS = " ..."
+CODE_EVERY = 3
+"""A small model is asked for one change of code among so many; it gets the value of a constant right far more often."""
+PLUMBING = re.compile("main|train|save|load|read|write|log|print|next")
+"""Names of functions that a small model should leave alone."""
 PROMPT_OF = {"seed": "ideate_first", "explore": "ideate_explore"}
 """Origin of a slot without parents -> its prompt; with parents it is ``ideate_exploit``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How many characters each part of a prompt may have."""
+    """How many ideas are asked for at once, and how many characters each part of a prompt may have."""
 
+    ideas: int
     code: int
     """Of the repository's files in full; where they are longer, their outline stands for them."""
     outline: int
@@ -37,8 +44,8 @@ class Room:
     """For a small model: the short instructions, with examples."""
 
 
-ROOMY = Room(code=60_000, outline=20_000, tried=24_000, idea=800, parent=4_000, diff=16_000)
-TIGHT = Room(code=0, outline=3_000, tried=1_300, idea=150, parent=500, diff=600, small=True)
+ROOMY = Room(ideas=10, code=60_000, outline=20_000, tried=24_000, idea=800, parent=4_000, diff=16_000)
+TIGHT = Room(ideas=5, code=0, outline=3_000, tried=1_300, idea=150, parent=500, diff=600, small=True)
 """About 2,200 tokens in all, so that prompt, answer and one correction fit a window of 4,096."""
 
 
@@ -51,6 +58,7 @@ class Scene:
     baseline: Baseline | None
     files: Mapping[str, str]
     outcomes: Sequence[Outcome]
+    knobs: Sequence[Knob] = ()
 
 
 def system_text(scene: Scene, room: Room) -> str:
@@ -93,10 +101,38 @@ def ask_text(scene: Scene, room: Room, slot: Slot, n: int, coming: Sequence[Idea
     parents.sort(key=lambda outcome: slot.parents.index(outcome.idea.id))
     others = [outcome for outcome in scene.outcomes if outcome.idea.id not in slot.parents]
     name = "ideate_exploit" if slot.parents else PROMPT_OF.get(slot.origin, "ideate_explore")
-    values = {"n": n, **tried(scene, room, others, rng), "taken": on_their_way(room, coming)}
+    places = places_for(scene, n, rng) if room.small else []
+    values = {"n": n, "places": places, **tried(scene, room, others, rng), "taken": on_their_way(room, coming)}
     if slot.parents:
         values["parents"] = [parent_values(scene, room, parent) for parent in parents]
     return prompts.render(name, **values)
+
+
+def places_for(scene: Scene, n: int, rng: random.Random) -> list[str]:
+    """One place of the program for each idea: a small model left alone goes down the list and doubles everything."""
+    named = set(re.findall(r"\w+", scene.env.file.contract))
+    menu = {(knob.file, knob.name): knob for knob in scene.knobs}
+    values, code = [], []
+    for part in outline_files(scene.files):
+        knob = menu.get((part.path, part.name))
+        if knob is not None or (part.kind == "constant" and not menu and part.name not in named):
+            values.append(f"{part.path}: {part.summary}{range_of(knob)}")
+        elif part.kind == "function" and part.name not in named and not PLUMBING.match(part.name):
+            code.append(f"{part.path}: {part.summary}")
+    rng.shuffle(values)
+    rng.shuffle(code)
+    n_code = min(len(code), n // CODE_EVERY if values else n)
+    chosen = values[: n - n_code] + code[:n_code]
+    return chosen if len(chosen) == n else []
+
+
+def range_of(knob: Knob | None) -> str:
+    """What the menu allows a constant, in words."""
+    if knob is None:
+        return ""
+    if knob.kind == "choice":
+        return f" -> one of {', '.join(str(value) for value in knob.values if value != knob.default)}"
+    return f" -> from {knob.low:g} to {knob.high:g}"
 
 
 def tried(scene: Scene, room: Room, outcomes: Sequence[Outcome], rng: random.Random) -> dict[str, Any]:
@@ -163,6 +199,16 @@ def parent_values(scene: Scene, room: Room, parent: Outcome) -> dict[str, str]:
     """A parent as ``ideate_exploit`` shows it."""
     diff = parent.diff if len(parent.diff) <= room.diff else parent.diff[: room.diff].rpartition("\n")[0] + "\n(cut)"
     return {"text": short(parent.idea.text, room.parent), "result": result_of(scene, parent), "diff": diff.strip("\n")}
+
+
+def groups(slots: Sequence[Slot], most: int) -> Iterator[list[int]]:
+    """Places of one kind (origin and parents), as many as one call asks for, by number."""
+    kinds: dict[Slot, list[int]] = {}
+    for place, slot in enumerate(slots):
+        kinds.setdefault(slot, []).append(place)
+    for places in kinds.values():
+        for start in range(0, len(places), most):
+            yield places[start : start + most]
 
 
 def short(text: str, limit: int) -> str:

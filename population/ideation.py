@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,13 @@ from xar_agent.agent.types import Idea
 from xar_agent.envs.knobs import Knob
 from xar_agent.envs.spec import Baseline, EnvSpec
 from xar_agent.errors import ModelUnavailable
-from xar_agent.population.idea_answers import answer_format, read_ideas
-from xar_agent.population.idea_context import ROOMY, TIGHT, Room, Scene, ask_text, short, system_text
+from xar_agent.population.idea_answers import answer_format, problem_of, read_ideas
+from xar_agent.population.idea_context import ROOMY, TIGHT, Room, Scene, ask_text, groups, short, system_text
 from xar_agent.population.idea_log import Refusal, ReplyLog
 from xar_agent.population.knobs import idea_text, random_setting
 from xar_agent.population.novelty import NEAR, nearest
 from xar_agent.population.types import Outcome, Slot
 
-IDEAS_A_CALL = 10
-SMALL_IDEAS_A_CALL = 5
-"""Of the embedded model: more do not fit its answer."""
 MAX_REPAIRS = 2
 """Of answers that cannot be read, in one conversation."""
 MAX_REQUESTS = 6
@@ -107,7 +104,7 @@ def propose_with_model(
         StoreError: a reply cannot be recorded.
     """
     log = ReplyLog(call.folder / f"{call.number:04d}.jsonl")
-    scene = Scene(env, preset, baseline, files, call.outcomes)
+    scene = Scene(env, preset, baseline, files, call.outcomes, knobs)
     return Ideation(call, scene, model, log, on_event or (lambda _: None)).run(knobs)
 
 
@@ -153,7 +150,7 @@ class Ideation:
     def run(self, knobs: Sequence[Knob]) -> tuple[Idea, ...]:
         """One idea for each place."""
         ideas: dict[int, Idea] = {}
-        for places in groups(self._call.slots, SMALL_IDEAS_A_CALL if self._small else IDEAS_A_CALL):
+        for places in groups(self._call.slots, self._room.ideas):
             found = self._converse(self._call.slots[places[0]], len(places))
             ideas.update(zip(places, found, strict=False))
         n_slots, n_given = len(self._call.slots), len(ideas)
@@ -291,22 +288,3 @@ class Ideation:
                 self._known.add(idea.id)
                 return idea
         return None
-
-
-def groups(slots: Sequence[Slot], most: int) -> Iterator[list[int]]:
-    """Places of one kind (origin and parents), as many as one call asks for, by number."""
-    kinds: dict[Slot, list[int]] = {}
-    for place, slot in enumerate(slots):
-        kinds.setdefault(slot, []).append(place)
-    for places in kinds.values():
-        for start in range(0, len(places), most):
-            yield places[start : start + most]
-
-
-def problem_of(reply: ModelReply) -> str:
-    """Why nothing could be read from an answer."""
-    if reply.finish_reason == "length":
-        return "it was cut off by the token limit before the first idea was complete."
-    if not reply.text.strip():
-        return "it was empty."
-    return "there was no JSON object with ideas in it."

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xar_agent.sandbox import files
 from xar_agent.envs.globs import matches
+from xar_agent.sandbox import files
 from xar_agent.sandbox.walk import Found, opened, walk
 
 

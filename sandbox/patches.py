@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from xar_agent.envs.globs import matches
 from xar_agent.errors import PatchRefused
 from xar_agent.sandbox import objects
-from xar_agent.envs.globs import matches
 from xar_agent.sandbox.objects import FILE, LINK, Entry
 from xar_agent.sandbox.protocol import Patch
 

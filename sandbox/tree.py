@@ -12,9 +12,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from xar_agent.envs.globs import matches
 from xar_agent.errors import PatchRefused
 from xar_agent.sandbox import files, folders, objects
-from xar_agent.envs.globs import matches
 from xar_agent.sandbox.manifest import Manifest, manifest, verify_manifest
 from xar_agent.sandbox.objects import FILE, LINK, PROGRAM, Entry
 from xar_agent.sandbox.patches import apply_patch, diff, protect

@@ -21,7 +21,6 @@ from xar_agent.population.ideation import Asked
 from xar_agent.population.knobs import parse_setting
 from xar_agent.population.types import Slot
 
-
 OLD = [title[::-1] for title in TITLES]
 """Titles of ideas that are like no other."""
 

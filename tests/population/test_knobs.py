@@ -78,7 +78,7 @@ def after(setting: Setting, knobs: tuple[Knob, ...], texts: Mapping[str, str]) -
     return now
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(menus(), st.randoms(use_true_random=False))
 def test_a_random_setting_moves_one_to_three_knobs_within_the_menu(knobs: tuple[Knob, ...], rng: random.Random) -> None:
     setting = random_setting(knobs, rng)
@@ -89,7 +89,7 @@ def test_a_random_setting_moves_one_to_three_knobs_within_the_menu(knobs: tuple[
     assert setting.changed(knobs) == setting
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(menus(), st.randoms(use_true_random=False))
 def test_a_neighbour_differs_in_one_or_two_knobs_and_keeps_the_rest(
     knobs: tuple[Knob, ...], rng: random.Random
@@ -105,7 +105,7 @@ def test_a_neighbour_differs_in_one_or_two_knobs_and_keeps_the_rest(
         parent = child
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(menus(), st.randoms(use_true_random=False), st.text(max_size=3))
 def test_a_sentence_is_read_back_exactly_and_no_other_text_is(
     knobs: tuple[Knob, ...], rng: random.Random, extra: str
@@ -120,7 +120,7 @@ def test_a_sentence_is_read_back_exactly_and_no_other_text_is(
     assert parse_setting(extra, knobs) is None
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(menus(), st.randoms(use_true_random=False))
 def test_the_files_say_the_setting_once_the_edits_are_made(knobs: tuple[Knob, ...], rng: random.Random) -> None:
     texts = sources(knobs)

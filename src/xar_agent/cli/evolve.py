@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     "--search-seed", type=int, default=1, show_default=True, metavar="S", help="Seed of the policy's choices."
 )
 @click.option(
-    "--max-steps", type=int, metavar="N", help="Tool calls that the agent may make for an idea. [default: 60]"
+    "--max-steps", type=int, metavar="N", help="Tool calls that the agent may make. [default: 60]"
 )
 @click.option("--repairs", type=int, metavar="N", help="How often a full run that crashed goes back. [default: 1]")
 @click.option("--budget-gpu-hours", type=float, metavar="H", help="Stop before H GPU-hours of training are exceeded.")

@@ -24,7 +24,8 @@ FIRST_LOCAL_ANSWER = " (its first answer takes a minute or two)"
 
 
 @click.command(name="implement", short_help="Carry out an idea, train the result and score it.")
-@click.argument("idea")
+@click.argument("idea", required=False)
+@click.option("--ideas", "ideas_file", metavar="FILE", help="Carry out every idea in FILE: one a line, or JSON.")
 @click.option("--env", metavar="NAME", help="Environment to work in. [default: nanogpt]")
 @click.option("--preset", metavar="P", help="Size of the environment. [default: its first]")
 @click.option("--model", metavar="M", help="A litellm name, or local/qwen2.5-coder-1.5b. [default: see models list]")
@@ -33,11 +34,14 @@ FIRST_LOCAL_ANSWER = " (its first answer takes a minute or two)"
 @click.option("--max-steps", type=int, metavar="N", help="Tool calls that the agent may make. [default: 60]")
 @click.option("--repairs", type=int, metavar="N", help="How often a full run that crashed goes back. [default: 1]")
 @click.option("--parent", metavar="PATCH", help="Start from this diff instead of the plain repository.")
+@click.option("--parallel", type=int, metavar="K", help="With --ideas: so many at a time. [default: what fits]")
 @click.option("--no-submit", is_flag=True, help="Stop after the smoke test; no full training run.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @common_to_runs
 def command(
-    idea: str,
+    idea: str | None,
+    ideas_file: str | None,
+    parallel: int | None,
     first_seed: int,
     parent: str | None,
     no_submit: bool,
@@ -50,12 +54,21 @@ def command(
     """Let an agent carry out IDEA, train the result in full, and score it against the baseline.
 
     For instance: xar-agent implement "Raise the peak learning rate to 6e-3"
+
+    With --ideas FILE instead of IDEA, every idea in the file is carried out in one run, several at a time.
     """
     from xar_agent.cli.live import Live
     from xar_agent.cli.plan import make_plan, say_plan
     from xar_agent.cli.table import print_result
     from xar_agent.cli.terminal import progress_console
+    from xar_agent.errors import UserError
 
+    if (idea is None) == (ideas_file is None):
+        raise UserError("give one IDEA, or --ideas FILE", "see: xar-agent implement --help")
+    if ideas_file is not None:
+        if parent is not None or dry_run:
+            raise UserError("--parent and --dry-run go with one IDEA, not with --ideas", "leave it out")
+        return many(ideas_file, parallel, first_seed, not no_submit, run_name, as_json=as_json, debug=debug, **flags)
     start_logging(debug=debug)
     settings = settings_from(debug, **flags)
     plan = make_plan(
@@ -74,6 +87,37 @@ def command(
         result = carry_out(live, plan)
     print_result(result, as_json=as_json, debug=debug)
     return 0 if (result.implemented if no_submit else result.scored) else 1
+
+
+def many(
+    ideas_file: str,
+    parallel: int | None,
+    first_seed: int,
+    submit: bool,
+    run_name: str | None,
+    *,
+    as_json: bool,
+    debug: bool,
+    **flags: Any,
+) -> int:
+    """Every idea in a file, as one batch; how many of them became a patch, and a score."""
+    from xar_agent.cli.batch_plan import make_batch_plan
+    from xar_agent.cli.evolve import carried_out, tell
+
+    began = time.monotonic()
+    start_logging(debug=debug)
+    plan = make_batch_plan(
+        settings_from(debug, parallel=parallel, **flags),
+        verb="implement",
+        ideas_file=ideas_file,
+        model=flags["model"],
+        first_seed=first_seed,
+        submit=submit,
+        run_name=run_name,
+    )
+    result = carried_out(plan, began)
+    tell(result, as_json=as_json, debug=debug)
+    return 0 if (result.n_valid if submit else result.n_implemented) else 1
 
 
 def carry_out(live: Live, plan: Plan) -> Result:

@@ -21,6 +21,8 @@ FOLDER = "report"
 PLOT = "best_so_far"
 SHOWN = 20
 """Candidates in a table on the terminal."""
+UNBROKEN, MAX_UNBROKEN = 28, 8
+"""Cells up to so many characters are not broken, in so many columns."""
 TONES = {"good": "bold green", "dull": "yellow", "bad": "red"}
 
 
@@ -115,14 +117,10 @@ def rendered(table: Table) -> Iterator[RenderableType]:
 
     grid = RichTable(box=None, pad_edge=False, header_style="dim", show_header=any(table.headings))
     for place, heading in enumerate(table.headings):
-        last = place == len(table.headings) - 1
         right = place in table.numbers
-        grid.add_column(
-            Text(heading),
-            justify="right" if right else "left",
-            overflow="fold",
-            no_wrap=not last and len(table.rows) > 0,
-        )
+        widest = max(len(cell) for cell in (heading, *(row.cells[place] for row in table.rows)))
+        whole = widest <= UNBROKEN and place < MAX_UNBROKEN
+        grid.add_column(Text(heading), justify="right" if right else "left", overflow="fold", no_wrap=whole)
     for row in table.rows:
         grid.add_row(*cells_of(table, row))
     yield Text(table.title, style="bold")
@@ -147,8 +145,13 @@ def next_commands(reports: Sequence[RunReport]) -> list[str]:
     """What a person may want to type next about the best candidate."""
     from xar_agent.cli.table import typed
 
-    best = reports[0].best
+    report, best = reports[0], reports[0].best
     if len(reports) != 1 or best is None:
         return []
-    patch = reports[0].dir / "impl" / best.id / "patch.diff"
-    return [f"best:  {typed(patch)}"] if patch.is_file() else []
+    found = best.candidate.score
+    patch = report.dir / "impl" / best.id / "patch.diff"
+    lines = [f"best:  {typed(patch)}"] if patch.is_file() else []
+    if found is not None and found.verdict == "better" and not best.confirmations and not report.active:
+        folder = typed(report.dir)
+        lines.append(f"next:  xar-agent confirm {folder if '/' in folder else f'./{folder}'}")
+    return lines

@@ -1,0 +1,67 @@
+"""Ideation through the real seam: what a server is sent, what it may refuse, what is charged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from proposing import SEED, TITLES, answer, propose
+from stub_server import StubServer, fail, say
+
+from xar_agent.agent.choose import ModelChoice
+from xar_agent.agent.sources import MAX_TOKENS, ModelSource
+from xar_agent.errors import BudgetReached
+
+
+@dataclass
+class Till:
+    """A meter with room for so many requests; keeps each bill."""
+
+    room: int = 99
+    asked: list[tuple[int, int]] = field(default_factory=list)
+    bills: list[tuple[int, int, float | None]] = field(default_factory=list)
+
+    @contextmanager
+    def call(self, input_bytes: int, max_tokens: int) -> Iterator[Till]:
+        if len(self.asked) >= self.room:
+            raise BudgetReached("the tokens are used up")
+        self.asked.append((input_bytes, max_tokens))
+        yield self
+
+    def settle(self, input_tokens: int, output_tokens: int, cost_usd: float | None) -> None:
+        self.bills.append((input_tokens, output_tokens, cost_usd))
+
+
+def source(server: StubServer, till: Till) -> ModelSource:
+    return ModelSource(ModelChoice("openai/stub", "server", "test", "", server.url), meter=till)
+
+
+def test_a_server_that_refuses_the_schema_is_asked_without_and_never_again_with_it(tmp_path: Path) -> None:
+    refusal = fail(400, "response_format is not supported here")
+    script = [refusal, say(answer(*TITLES[:10]).text), say(answer(TITLES[10]).text)]
+    till = Till()
+    with StubServer(script) as server, source(server, till) as models:
+        ideas = propose(tmp_path, models.ideator(), (SEED,) * 11)
+        assert len(ideas) == 11
+        assert ["response_format" in request for request in server.requests] == [True, False, False]
+        assert all(request["max_tokens"] == MAX_TOKENS for request in server.requests)
+        assert till.bills == [(100, 10, None)] * 2, "a refusal has no bill"
+        assert len(till.asked) == 3
+        assert propose(tmp_path, models.ideator(), (SEED,) * 11) == ideas
+        assert len(server.requests) == 3, "all of it, the refusal too, is on record"
+
+
+def test_a_proposal_that_the_budget_ends_sends_nothing_more_and_goes_on_later(tmp_path: Path) -> None:
+    with StubServer([say(answer(*TITLES[:10]).text), say(answer(TITLES[10]).text)]) as server:
+        till = Till(room=1)
+        with source(server, till) as models, pytest.raises(BudgetReached):
+            propose(tmp_path, models.ideator(), (SEED,) * 11)
+        assert len(server.requests) == len(till.bills) == 1
+        more = Till(room=1)
+        with source(server, more) as models:
+            assert len(propose(tmp_path, models.ideator(), (SEED,) * 11)) == 11
+        assert len(server.requests) == 2
+        assert len(more.bills) == 1
