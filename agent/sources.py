@@ -109,24 +109,25 @@ class SharedServer:
         """
 
         def answer() -> Completion:
-            return self._server.complete(
-                messages,
-                slot=slot,
-                max_tokens=max_tokens,
-                schema=schema,
-                stop=stop,
-                seed=seed,
-                temperature=temperature,
-            )
+            with self._lock:
+                return self._server.complete(
+                    messages,
+                    slot=slot,
+                    max_tokens=max_tokens,
+                    schema=schema,
+                    stop=stop,
+                    seed=seed,
+                    temperature=temperature,
+                )
 
-        with self._lock:
-            if self._meter is None:
-                return answer()
-            sent = {"messages": list(messages), "schema": schema}
-            with self._meter.call(n_bytes(sent), max_tokens) as charge:
-                done = answer()
-                charge.settle(done.input_tokens, done.output_tokens, 0.0)
-            return done
+        if self._meter is None:
+            return answer()
+        sent = {"messages": list(messages), "schema": schema}
+        # The meter may wait for others' reservations: not with the lock, which they may be waiting for.
+        with self._meter.call(n_bytes(sent), max_tokens) as charge:
+            done = answer()
+            charge.settle(done.input_tokens, done.output_tokens, 0.0)
+        return done
 
     def close(self) -> None:
         """Nothing: see the class."""

@@ -73,8 +73,8 @@ class View:
         return min(max(value, self.lo), self.hi)
 
 
-def draw_best_so_far(report: RunReport) -> dict[str, bytes]:
-    """The plot as ``svg`` and ``png``; nothing when no idea has a result yet."""
+def draw_best_so_far(report: RunReport, kinds: Sequence[str] = ("svg", "png")) -> dict[str, bytes]:
+    """The plot by kind of file; nothing when no idea has a result yet."""
     if not report.in_order:
         return {}
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of missing fonts on stderr
@@ -93,7 +93,7 @@ def draw_best_so_far(report: RunReport) -> dict[str, bytes]:
         FigureCanvasAgg(figure)
         draw(figure, report)
         files = {}
-        for kind in ("svg", "png"):
+        for kind in kinds:
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, dpi=PNG_DPI, metadata={"Date": None} if kind == "svg" else None)
             files[kind] = buffer.getvalue()
@@ -218,16 +218,16 @@ def draw_candidates(axes: Axes, report: RunReport, view: View) -> None:
                 axes.vlines(place, ends[0], ends[1], color=colour, linewidth=1.1 * crowd, alpha=0.7 * crowd)
         size = 30 * crowd**2
         if seen:
-            look: dict[str, Any] = {"color": colour, "linewidths": 0, "s": size, "zorder": 3}
+            look: dict[str, Any] = {"color": colour, "linewidths": 0, "s": size, "zorder": 3.7}
             axes.scatter(*columns(seen), marker=marker, label=f"{label} ({len(seen)})", **look)
         if far:
-            look = {"facecolors": PAPER, "edgecolors": colour, "linewidths": 1.2, "s": size + 4, "zorder": 3}
+            look = {"facecolors": PAPER, "edgecolors": colour, "linewidths": 1.2, "s": size + 4, "zorder": 3.7}
             axes.scatter(*columns(far), marker=marker, label=f"{label}, off the scale ({len(far)})", **look)
 
 
 def crowding(report: RunReport) -> float:
     """1 for few ideas, less for many: by how much marks shrink so that they do not hide each other."""
-    return max(0.4, min(1.0, math.sqrt(60 / len(report.in_order))))
+    return max(0.5, min(1.0, math.sqrt(60 / len(report.in_order))))
 
 
 def placed(report: RunReport) -> list[tuple[int, Entry]]:

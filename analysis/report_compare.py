@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from xar_agent.analysis.report import RunReport
 from xar_agent.analysis.report_cells import NONE, Row, Table, interval_text, score_text, verdict_text
 from xar_agent.analysis.report_counts import epochs_of, failures_of, is_beyond, luck_of, rate_of
-from xar_agent.analysis.report_tables import baseline_text, bill_cells, budget_text
+from xar_agent.analysis.report_tables import bill_cells, budget_text, policy_text
 from xar_agent.analysis.text import one_line
 
 
@@ -41,13 +41,14 @@ def outcome_cells(report: RunReport) -> dict[str, str]:
     usd, *_, cpu_hours, _, elapsed = bill_cells(report.bill)
     return {
         "environment": f"{settings.get('env')}/{settings.get('preset')}",
-        "policy": " ".join(str(settings[key]) for key in ("verb", "policy") if settings.get(key)) or NONE,
+        "policy": policy_text(report),
         "model": one_line(str(settings.get("model") or "none"), 60),
         "budget": budget_text(report),
         "state": "under way" if report.active else "ended",
-        "baseline": one_line(baseline_text(report), 200),
+        "baseline": baseline_text(report),
+        "measured on": one_line("; ".join(report.machines) or NONE, 100),
         "valid / ideas": share,
-        f"best {report.metric}": f"{score_text(best)}, n = {n_best}" if best else NONE,
+        "best": f"{score_text(best)} {report.metric}, n = {n_best}" if best else NONE,
         "its gain": gain,
         "its verdict": verdict_text(best) if best else NONE,
         "luck's 95 % bound": bound,
@@ -56,6 +57,12 @@ def outcome_cells(report: RunReport) -> dict[str, str]:
         "CPU-hours": cpu_hours,
         "elapsed": elapsed,
     }
+
+
+def baseline_text(report: RunReport) -> str:
+    """Mean, sd and n."""
+    base = report.baseline
+    return f"{base.mean:.4f}, sd {base.sd:.4f}, n = {base.n}" if base else NONE
 
 
 def careful(reports: Sequence[RunReport]) -> str:

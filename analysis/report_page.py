@@ -49,7 +49,7 @@ def render_page(reports: Sequence[RunReport]) -> str:
 
 def inline_plot(report: RunReport, place: int) -> str:
     """The plot as an SVG element whose colours the page sets, with identifiers that no other plot has."""
-    drawn = draw_best_so_far(report)
+    drawn = draw_best_so_far(report, ["svg"])
     if not drawn:
         return ""
     svg = drawn["svg"].decode()

@@ -35,7 +35,7 @@ def facts_table(report: RunReport) -> Table:
     rows = [
         ("run", f"{report.name}, begun {begun}" + (", under way" if report.active else "")),
         ("environment", f"{settings.get('env')}/{settings.get('preset')}"),
-        ("policy", " ".join(str(settings[key]) for key in ("verb", "policy") if settings.get(key)) or NONE),
+        ("policy", policy_text(report)),
         ("model", str(settings.get("model") or "none")),
         ("seeds", listed(seeds) if isinstance(seeds, list) else str(seeds or NONE)),
         ("budget", budget_text(report)),
@@ -47,6 +47,16 @@ def facts_table(report: RunReport) -> Table:
     if len(report.machines):
         rows.append(("measured on", "; ".join(report.machines)))
     return Table("What was run", ("", ""), tuple(Row((label, one_line(text, 400))) for label, text in rows))
+
+
+def policy_text(report: RunReport) -> str:
+    """``evolve knobs, 2 epochs of 5 ideas, search seed 1``."""
+    settings = report.settings
+    named = " ".join(str(settings[key]) for key in ("verb", "policy") if settings.get(key)) or NONE
+    if settings.get("verb") != "evolve":
+        return named
+    size = f", {settings.get('epochs')} epochs of {settings.get('ideas')} ideas"
+    return named + size + (f", search seed {settings['search_seed']}" if "search_seed" in settings else "")
 
 
 def budget_text(report: RunReport) -> str:
@@ -96,7 +106,8 @@ def candidate_row(place: int, entry: Entry, *, whole: bool) -> Row:
     one, found = entry.candidate, entry.candidate.score
     gain = NONE if entry.gain_sd is None else f"{entry.gain_sd:+.1f}"
     epoch = f"{one.idea.epoch} {one.idea.origin}"
-    tone = "good" if entry.confirmed else TONES.get(found.verdict if found else "", "")
+    seen = "dull" if entry.confirmations else TONES.get(found.verdict if found else "", "")
+    tone = "good" if entry.confirmed else seen
     scored = (str(found.n if found else 0), score_text(entry), gain, verdict_text(entry), cost_text(one.cost_usd))
     added = (", ".join(one.idea.parents) or NONE, one_line(one.idea.text, LONG_TEXT)) if whole else ()
     return Row((str(place), entry.id, epoch, *scored, *added), tone)

@@ -111,10 +111,9 @@ def calibrate(
 ) -> Baseline:
     """Measure the baseline: ``n`` seeds at 1x, a quarter of them (3 at least) at every other compute.
 
-    Each value is saved as it comes: the same call goes on where an interrupted one stopped.
-
-    The hidden split is measured at 1x alone where the other one has a baseline: its curve is that one's, moved by the
-    difference of the means, since what more compute is worth depends on the text far less than the level does.
+    Each value is saved as it comes: the same call goes on where an interrupted one stopped. The hidden split is
+    measured at 1x alone where the other one has a baseline: its curve is that one's, moved by the difference of the
+    means, since what more compute is worth depends on the text far less than the level does.
 
     Args:
         bench: what to measure.
@@ -132,17 +131,14 @@ def calibrate(
     """
     if n < 2:
         raise UserError("a baseline needs at least two seeds: one has no spread")
-    env, preset = bench.env, bench.preset_name
-    model = baseline_for(env, preset) if split == "hidden" else None
-    points = {1.0} if model else {*compute, 1.0}
-    wanted = [(c, seed) for c in sorted(points) for seed in seeds_at(c, n, split)]
-    path = baseline_path(env, preset, split)
+    model = baseline_for(bench.env, bench.preset_name) if split == "hidden" else None
+    multiples = sorted({1.0} if model else {*compute, 1.0})
+    wanted = [(c, seed) for c in multiples for seed in seeds_at(c, n, split)]
+    path = baseline_path(bench.env, bench.preset_name, split)
     ledger = Ledger(path.with_suffix(".values.jsonl"), wanted, on_progress)
     stop = cancel if cancel is not None else threading.Event()
     run_all(lambda key: ledger.add(measure(bench, *key, split=split, cancel=stop)), ledger.missing, parallel, stop)
-    baseline = summarise(bench, [ledger.runs[key] for key in wanted])
-    if model:
-        baseline = baseline.model_copy(update={"curve": moved_curve(model, baseline)})
+    baseline = with_curve_of(model, summarise(bench, [ledger.runs[key] for key in wanted]))
     write_json(path, baseline.model_dump())
     return baseline
 
@@ -185,11 +181,14 @@ def seeds_at(compute: float, n: int, split: Split = "val") -> range:
     return range(first, first + count)
 
 
-def moved_curve(model: Baseline, hidden: Baseline) -> list[CurvePoint]:
-    """The other split's curve at this split's level; the 1x point is as it was measured."""
+def with_curve_of(model: Baseline | None, hidden: Baseline) -> Baseline:
+    """The baseline with the other split's curve at its own level; its 1x point is as it was measured."""
+    if model is None:
+        return hidden
     by = hidden.mean - model.mean
     others = [point.model_copy(update={"mean": point.mean + by}) for point in model.curve if point.compute != 1]
-    return sorted([*hidden.curve, *others], key=lambda point: point.compute)
+    curve = sorted([*hidden.curve, *others], key=lambda point: point.compute)
+    return hidden.model_copy(update={"curve": curve})
 
 
 def run_all(one: Callable[[Key], None], keys: Sequence[Key], parallel: int, stop: threading.Event) -> None:

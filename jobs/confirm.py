@@ -24,9 +24,9 @@ from xar_agent.jobs.local import LocalEngine
 from xar_agent.jobs.looks import Finding, Look, Wanted, begin_looks, end_look, read_looks
 from xar_agent.jobs.measured import wait_for
 from xar_agent.jobs.runs import RunStore
-from xar_agent.jobs.scoring import CONFIDENCE, baseline_at, student_t_quantile
+from xar_agent.jobs.scoring import CONFIDENCE, ExpectedBaseline, baseline_at, student_t_quantile
+from xar_agent.jobs.two_means import Comparison, compare
 from xar_agent.jobs.types import Fidelity, Job, JobSpec
-from xar_agent.jobs.welch import welch
 from xar_agent.sandbox.protocol import Patch
 
 ALPHA = 0.05
@@ -61,7 +61,7 @@ class Confirmation:
     """How far the mean is on the good side of the baseline's, in the metric's unit."""
     gain_lo: float | None
     gain_hi: float | None
-    """95 % confidence interval of the gain (Welch)."""
+    """95 % confidence interval of the gain."""
     p: float | None
     """One-sided: so large a gain by chance alone, for a candidate that is no better."""
     p_corrected: float | None
@@ -193,36 +193,48 @@ def read_confirmations(run_dir: Path) -> tuple[Confirmation, ...]:
     return tuple(judged(look, look.finding, len(looks)) for look in looks if look.finding is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What the values of a look say, before they are corrected for other looks."""
+
+    mean: float
+    half_width: float
+    """Of the mean's 95 % confidence interval."""
+    gain: float
+    test: Comparison
+
+
+def figures_of(found: Finding, values: Sequence[float], expected: ExpectedBaseline) -> Figures:
+    """Mean, gain and test of a valid look."""
+    k, mean, variance = len(values), statistics.fmean(values), statistics.variance(values)
+    gain = expected.mean - mean if found.direction == "min" else mean - expected.mean
+    of_baseline = (found.baseline.sd**2 * expected.inverse_n, found.baseline.n - 1)
+    half_width = student_t_quantile((1 + CONFIDENCE) / 2, k - 1) * math.sqrt(variance / k)
+    return Figures(mean, half_width, gain, compare(gain, (variance / k, k - 1), of_baseline))
+
+
 def judged(look: Look, found: Finding, n_looks: int) -> Confirmation:
     """A look's figures and verdict, when the run has so many looks."""
     values = [value for value in found.values if value is not None]
-    valid = len(values) == len(look.seeds)
     expected = baseline_at(found.baseline, found.compute_ratio)
-    mean = half_width = gain = p = p_corrected = None
-    interval: tuple[float | None, float | None] = (None, None)
-    if valid:
-        k, mean, variance = len(values), statistics.fmean(values), statistics.variance(values)
-        half_width = student_t_quantile((1 + CONFIDENCE) / 2, k - 1) * math.sqrt(variance / k)
-        gain = expected.mean - mean if found.direction == "min" else mean - expected.mean
-        of_baseline = (found.baseline.sd**2 * expected.inverse_n, found.baseline.n - 1)
-        test = welch(gain, (variance / k, k - 1), of_baseline)
-        interval, p, p_corrected = (test.lo, test.hi), test.p, min(1.0, test.p * n_looks)
+    figures = figures_of(found, values, expected) if len(values) == len(look.seeds) else None
+    p_corrected = min(1.0, figures.test.p * n_looks) if figures else None
     return Confirmation(
         number=look.number,
         idea_id=look.idea_id,
         tree=look.tree,
         seeds=look.seeds,
         values=found.values,
-        mean=mean,
-        lo=None if mean is None or half_width is None else mean - half_width,
-        hi=None if mean is None or half_width is None else mean + half_width,
+        mean=figures.mean if figures else None,
+        lo=figures.mean - figures.half_width if figures else None,
+        hi=figures.mean + figures.half_width if figures else None,
         baseline_mean=expected.mean,
         baseline_sd=found.baseline.sd,
         baseline_n=found.baseline.n,
-        gain=gain,
-        gain_lo=interval[0],
-        gain_hi=interval[1],
-        p=p,
+        gain=figures.gain if figures else None,
+        gain_lo=figures.test.lo if figures else None,
+        gain_hi=figures.test.hi if figures else None,
+        p=figures.test.p if figures else None,
         p_corrected=p_corrected,
         looks=n_looks,
         compute_ratio=found.compute_ratio,

@@ -13,18 +13,21 @@ from xar_agent.agent.limits import EpisodeLimits
 from xar_agent.agent.messages import ChatModel, Situated
 from xar_agent.agent.run import run_idea
 from xar_agent.agent.sources import ModelSource
-from xar_agent.agent.types import Idea, Implementation
+from xar_agent.agent.state import add_bill
+from xar_agent.agent.types import Idea, Implementation, Usage
 from xar_agent.envs.knobs import Knob
 from xar_agent.errors import ModelUnavailable, StoreError
 from xar_agent.jobs.baseline import baseline_for
 from xar_agent.jobs.bench import Bench
 from xar_agent.jobs.local import MAX_ATTEMPTS, LocalEngine
+from xar_agent.jobs.records import Spend
 from xar_agent.jobs.runs import RunStore
 from xar_agent.population.archive import outcome_of
 from xar_agent.population.budget import Amount, Ledger
 from xar_agent.population.clock import RunClock
 from xar_agent.population.evolve import Wanted
-from xar_agent.population.ideation import Call, propose_with_model
+from xar_agent.population.idea_log import replies_in
+from xar_agent.population.ideation import Call, proposal_name, propose_with_model
 from xar_agent.population.knobs import KnobModel, parse_setting
 from xar_agent.population.policies import IdeasFrom
 from xar_agent.population.proposals import propose_knobs
@@ -83,14 +86,43 @@ class BatchWork:
             return propose_knobs(call, self.knobs, self._texts, env=self.bench.env.name)
         if self.source is None:
             raise ModelUnavailable("no model was opened to think of ideas")
-        return propose_with_model(
-            call,
-            env=self.bench.env,
-            preset=self.bench.preset_name,
-            baseline=baseline_for(self.bench.env, self.bench.preset_name),
-            files=editable_texts(self.bench, self.bench.base_tree),
-            model=self.source.ideator(),
-            knobs=self.knobs,
+        try:
+            return propose_with_model(
+                call,
+                env=self.bench.env,
+                preset=self.bench.preset_name,
+                baseline=baseline_for(self.bench.env, self.bench.preset_name),
+                files=editable_texts(self.bench, self.bench.base_tree),
+                model=self.source.ideator(),
+                knobs=self.knobs,
+            )
+        finally:
+            self._book(call)
+
+    def _book(self, call: Call) -> None:
+        """Record what a proposal cost so far beyond what is booked already, so that a resumed one is booked once."""
+        name = proposal_name(call.number)
+        booked = self.store.spend(name)
+        usage = Usage(cost_usd=0.0)
+        for reply in replies_in(call.folder / f"{name}.jsonl"):
+            usage = add_bill(usage, reply)
+        before = Usage(
+            sum(row.input_tokens for row in booked),
+            sum(row.output_tokens for row in booked),
+            None if any(row.cost_usd is None for row in booked) else sum(row.cost_usd or 0.0 for row in booked),
+        )
+        if (usage.input_tokens, usage.output_tokens) == (before.input_tokens, before.output_tokens):
+            return
+        known = usage.cost_usd is not None and before.cost_usd is not None
+        self.store.add_spend(
+            Spend(
+                name,
+                "model",
+                model=self.source.name if self.source else "",
+                input_tokens=usage.input_tokens - before.input_tokens,
+                output_tokens=usage.output_tokens - before.output_tokens,
+                cost_usd=(usage.cost_usd or 0.0) - (before.cost_usd or 0.0) if known else None,
+            )
         )
 
     def _call(self, wanted: Wanted) -> Call:

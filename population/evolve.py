@@ -3,6 +3,8 @@
 It knows neither models nor sandboxes: it is handed a ``Work``, so that it runs as well over a landscape whose optimum
 is known. Ideas are carried out by a few threads; everything else happens in the calling one, which sleeps until a
 result comes. Each decision is on disk before it has any effect.
+
+Epochs overlap: the next one begins as soon as a thread is free and half of the results of the one before are in.
 """
 
 from __future__ import annotations
@@ -182,10 +184,12 @@ class Evolution:
             self._crew.start(idea)
 
     def _stage(self) -> Stage | None:
-        """The next places to plan; None when all are."""
+        """The next places to plan; None when all are, or when too few results of the epoch before are in."""
         for epoch in range(self.plan.epochs):
             planned = positions_planned(self.log.proposals, epoch)
             if planned < self.plan.ideas:
+                if epoch and 2 * sum(o.idea.epoch == epoch - 1 for o in self._outcomes) < self.plan.ideas:
+                    return None
                 most = FIRST_BATCH if epoch == 0 else max(LATER_BATCH, self.plan.parallel)
                 return Stage(epoch, self.plan.ideas, planned, min(most, self.plan.ideas - planned))
         return None

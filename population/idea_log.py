@@ -86,3 +86,12 @@ def new_messages(request: ModelRequest) -> list[dict[str, Any]]:
         if request.messages[index]["role"] == "assistant":
             return request.messages[index + 1 :]
     return request.messages
+
+
+def replies_in(path: Path) -> list[ModelReply]:
+    """Every reply on record of one proposal: what it was paid for.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    return [reply_from(line["reply"]) for line in (read_lines(path) if path.exists() else []) if "reply" in line]

@@ -103,9 +103,14 @@ def propose_with_model(
         BudgetReached: the next request may not be paid for; earlier ones are on record.
         StoreError: a reply cannot be recorded.
     """
-    log = ReplyLog(call.folder / f"{call.number:04d}.jsonl")
+    log = ReplyLog(call.folder / f"{proposal_name(call.number)}.jsonl")
     scene = Scene(env, preset, baseline, files, call.outcomes, knobs)
     return Ideation(call, scene, model, log, on_event or (lambda _: None)).run(knobs)
+
+
+def proposal_name(number: int) -> str:
+    """What a proposal is called on disk and in the account."""
+    return f"proposal-{number:04d}"
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from xar_agent.agent.types import Idea
 from xar_agent.envs.spec import Baseline, CurvePoint
@@ -24,6 +25,7 @@ SETTINGS = {
     "policy": "paper",
     "model": "local/small",
     "epochs": 2,
+    "ideas": 7,
     "seeds": 1,
     "budget_usd": 3.0,
 }
@@ -64,6 +66,7 @@ class Made:
     refused: str = ""
     """Why the evaluation does not count."""
     open: bool = False
+    direction: Literal["min", "max"] = "min"
 
 
 def make_run(runs_dir: Path, ideas: Sequence[Made], name: str = "run", base: Baseline | None = None) -> Path:
@@ -114,7 +117,9 @@ def add_job(store: RunStore, name: str, tree: str, seed: int, value: float, made
     store.record_evaluation(
         job_id,
         1,
-        Evaluation("val_loss", value, "min", not reasons, reasons, (), seed, 1.0, 36.0, 40.0, 10, tree, *versions),
+        Evaluation(
+            "val_loss", value, made.direction, not reasons, reasons, (), seed, 1.0, 36.0, 40.0, 10, tree, *versions
+        ),
         job_id,
     )
 

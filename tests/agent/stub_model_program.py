@@ -1,6 +1,7 @@
 """Stands in for the embedded model's child process: the same pipe protocol, and answers that echo what it was asked.
 
-Its behaviour is chosen by the model file's text: "refuse" ends it while loading; "crash N" ends it in call N.
+Its behaviour is chosen by the model file's text: "refuse" ends it while loading; "crash N" ends it in call N; "sleep"
+leaves a file beside the model's and never answers.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -25,6 +27,9 @@ class Handler(BaseHTTPRequestHandler):
         calls += 1
         if words == ["crash", str(calls)]:
             os._exit(3)
+        if words == ["sleep"]:
+            Path(f"{settings['model']}.asked").touch()
+            time.sleep(600)
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.headers["Authorization"] != f"Bearer {settings['key']}":
             return self.answer(401, {"error": {"message": "Invalid API Key"}})

@@ -1,4 +1,4 @@
-"""Fresh seeds and the hidden split through the real command line: for a run and for a diff, cut off and gone on with."""
+"""Fresh seeds and the hidden split through the real command line: for a run and a diff, cut off and gone on with."""
 
 from __future__ import annotations
 

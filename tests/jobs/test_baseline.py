@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xar_agent.envs.spec import Baseline, EnvSpec
+from xar_agent.envs.spec import Baseline, EnvSpec, load_env
 from xar_agent.errors import EvaluationError, Interrupted, UserError
 from xar_agent.jobs.baseline import CalibrationProgress, baseline_for, baseline_path, calibrate, machine_id, seeds_at
 from xar_agent.jobs.bench import Bench
@@ -99,8 +99,8 @@ def test_the_machine_is_named_without_importing_torch(bench: Bench) -> None:
 
 
 def test_the_hidden_split_has_seeds_and_a_file_of_its_own_and_the_other_curve_at_its_level(bench: Bench) -> None:
-    searched = calibrate(bench, 3, compute=(1.5,))
-    hidden = calibrate(bench, 3, split="hidden")
+    searched = calibrate(bench, 2, compute=(1.5,))
+    hidden = calibrate(bench, 2, split="hidden")
     assert baseline_for(bench.env, "default") == searched
     assert baseline_for(bench.env, "default", "hidden") == hidden
     assert not set(searched.values) & set(hidden.values)
@@ -109,3 +109,14 @@ def test_the_hidden_split_has_seeds_and_a_file_of_its_own_and_the_other_curve_at
     assert hidden.curve[0].mean == hidden.mean
     rise = searched.curve[1].mean - searched.mean
     assert hidden.curve[1].mean - hidden.mean == pytest.approx(rise)
+
+
+@pytest.mark.parametrize(("name", "n"), [("toy", 24), ("nanogpt", 12)])
+def test_the_shipped_baselines_of_both_splits_fit_the_shipped_environment(bench: Bench, name: str, n: int) -> None:
+    env = load_env(name)
+    searched, hidden = (env.shipped_baseline(env.default_preset, split) for split in ("val", "hidden"))
+    assert searched is not None
+    assert hidden is not None
+    assert hidden.n == n
+    assert not set(searched.values) & set(hidden.values)
+    assert [point.compute for point in hidden.curve] == [point.compute for point in searched.curve]

@@ -194,25 +194,26 @@ def test_a_proposal_that_was_killed_between_replies_pays_nothing_twice(tmp_path:
     assert propose(tmp_path / "cut", silent, (SEED,) * 12, on_event=events.append) == whole
     assert silent.requests == []
     assert [event.recorded for event in events] == [True] * 4
-    assert (tmp_path / "cut" / "0000.jsonl").read_bytes() == (tmp_path / "whole" / "0000.jsonl").read_bytes()
+    records = [tmp_path / name / "proposal-0000.jsonl" for name in ("cut", "whole")]
+    assert records[0].read_bytes() == records[1].read_bytes()
 
 
 def test_a_torn_last_line_is_asked_for_again_and_a_damaged_one_is_an_error(tmp_path: Path) -> None:
     propose(tmp_path, Once(answer(TITLES[0]), answer(TITLES[1])), (SEED,) * 2)
-    path = tmp_path / "0000.jsonl"
+    path = tmp_path / "proposal-0000.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1][:50])
     model = Once(answer(TITLES[2]))
     assert titles_of(propose(tmp_path, model, (SEED,) * 2)) == [TITLES[0], TITLES[2]]
     assert len(model.requests) == 1
     path.write_bytes(b"{oops\n" + lines[0])
-    with pytest.raises(StoreError, match=r"0000.jsonl:1"):
+    with pytest.raises(StoreError, match=r"proposal-0000.jsonl:1"):
         propose(tmp_path, model, (SEED,) * 2)
 
 
 def test_a_key_in_a_reply_is_neither_on_record_nor_in_an_idea(tmp_path: Path, planted_key: str) -> None:
     (idea,) = propose(tmp_path, Once(answer(f"Send {planted_key} along")), (SEED,))
-    assert planted_key not in (tmp_path / "0000.jsonl").read_text()
+    assert planted_key not in (tmp_path / "proposal-0000.jsonl").read_text()
     assert planted_key not in idea.text
     assert propose(tmp_path, Once(), (SEED,)) == (idea,)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from xar_agent.sandbox.protocol import Patch
 
 ID_DIGITS = 10
+FEW_SEEDS = "with fewer than 5 seeds and several looks, chance passes more often than the p-values say: docs/scores.md"
 
 
 @click.command(name="confirm", short_help="Re-measure winners: fresh seeds, hidden split.")
@@ -229,10 +230,12 @@ def look_at(
     from xar_agent.jobs.looks import Wanted, begin_looks
 
     began, error = time.monotonic(), None
-    for warning in warnings:
-        live.line("warning", warning, "yellow")
     asked_for = [Wanted(one.idea_id, one.tree, one.patch.sha256) for one in wanted]
     looks = begin_looks(store, asked_for, asked.seeds, DEFAULT_SEEDS)
+    if looks[-1].number > 1 and len(looks[-1].seeds) < DEFAULT_SEEDS:
+        warnings = (*warnings, FEW_SEEDS)
+    for warning in warnings:
+        live.line("warning", warning, "yellow")
     hours = settings.budget_hours
     tell = lambda event: show(live, event)  # noqa: E731
     try:

@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--search-seed", type=int, default=1, show_default=True, metavar="S", help="Seed of the policy's choices."
 )
-@click.option(
-    "--max-steps", type=int, metavar="N", help="Tool calls that the agent may make. [default: 60]"
-)
+@click.option("--max-steps", type=int, metavar="N", help="Tool calls that the agent may make. [default: 60]")
 @click.option("--repairs", type=int, metavar="N", help="How often a full run that crashed goes back. [default: 1]")
 @click.option("--budget-gpu-hours", type=float, metavar="H", help="Stop before H GPU-hours of training are exceeded.")
 @click.option("--config", metavar="FILE", help="Settings from this file instead of xar.toml.")

@@ -1,4 +1,4 @@
-"""Welch's test against published figures, and the rate at which it errs when there is nothing to find."""
+"""Two means compared: against published figures, and the rate of errors when there is nothing to find."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from xar_agent.envs.spec import Baseline
 from xar_agent.jobs.scoring import expected_best, expected_maximum, luck
-from xar_agent.jobs.welch import SMALLEST, welch
+from xar_agent.jobs.two_means import SMALLEST, compare, student, welch
 
 
 def mean_of(variance: float, n: int) -> tuple[float, int]:
@@ -65,9 +65,38 @@ def test_five_in_a_hundred_candidates_that_are_no_better_pass_at_five_percent() 
     assert passed / trials == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / trials))
 
 
+@pytest.mark.parametrize(("n_seeds", "n_baseline"), [(3, 12), (3, 24), (5, 12), (8, 24)])
+@pytest.mark.parametrize("level", [0.05, 0.05 / 20])
+def test_the_more_careful_answer_errs_no_more_often_than_it_says_also_far_out(
+    n_seeds: int, n_baseline: int, level: float
+) -> None:
+    rng = random.Random(n_seeds)
+    trials, passed = 6000, 0
+    for _ in range(trials):
+        # Means and variances of normal samples, drawn directly: sums of k squares of a standard normal are chi squared.
+        ours, base = rng.gauss(0, n_seeds**-0.5), rng.gauss(0, n_baseline**-0.5)
+        chi = [rng.gammavariate((n - 1) / 2, 2) / (n - 1) for n in (n_seeds, n_baseline)]
+        passed += compare(base - ours, mean_of(chi[0], n_seeds), mean_of(chi[1], n_baseline)).p < level
+    assert passed / trials <= level + 4 * math.sqrt(level * (1 - level) / trials)
+
+
+def test_the_more_careful_answer_is_one_of_the_two() -> None:
+    sides = mean_of(1.0, 3), mean_of(4.0, 20)
+    both = welch(1.5, *sides), student(1.5, *sides)
+    found = compare(1.5, *sides)
+    assert found.p == max(one.p for one in both)
+    assert found.hi - found.lo == max(one.hi - one.lo for one in both)
+
+
+def test_student_gives_the_five_percent_points_of_the_printed_table() -> None:
+    found = student(1.7458837 * math.sqrt(1 / 5 + 1 / 13), mean_of(1.0, 5), mean_of(1.0, 13))
+    assert found.df == 16
+    assert found.p == pytest.approx(0.05, abs=1e-7)
+
+
 def test_without_any_spread_only_the_sign_counts() -> None:
     none = (0.0, 4)
-    assert [welch(d, none, none).p for d in (1.0, 0.0, -1.0)] == [SMALLEST, 0.5, 1.0]
+    assert [compare(d, none, none).p for d in (1.0, 0.0, -1.0)] == [SMALLEST, 0.5, 1.0]
     assert welch(1e9, (1.0, 4), (1.0, 4)).p >= SMALLEST
 
 
