@@ -5,6 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+from made_runs import Made, baseline, idea_id, make_run
+
+from xar_agent.jobs.looks import Finding, Look, write_look
+from xar_agent.jobs.runs import RunStore
+
+FOUND = Finding("min", (2.40, 2.41, 2.42), (), 1.0, "effect", baseline())
+LOST = Finding("min", (2.40, None, 2.42), ("CODE: no luck",), 1.0, "effect", baseline())
 
 def test_environments_are_listed_with_their_presets(xar: Any) -> None:
     found = {env["name"]: env for env in xar("envs", "list", "--json").json["envs"]}
@@ -48,3 +56,28 @@ def test_the_cache_of_the_settings_file_is_used(xar: Any, tmp_path: Path) -> Non
     (models / "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf").write_bytes(b"GGUF")
     (model,) = xar("models", "list", "--json", env={"XAR_CACHE": ""}).json["models"]
     assert model["path"].startswith(str(models))
+
+
+def look(folder: Path, made: Made, finding: Finding | None) -> None:
+    """Put a look at the hidden split on record, as ``confirm`` does."""
+    with RunStore.open(folder) as store:
+        write_look(store, Look(1, 1, idea_id(made), "tree0", "sha", (7, 8, 9), 0.0, finding))
+
+
+@pytest.mark.parametrize(
+    ("finding", "words"), [(FOUND, "confirmed"), (LOST, "invalid on the hidden split"), (None, "confirm was cut off")]
+)
+def test_a_run_of_confirm_shows_what_its_look_came_to(
+    xar: Any, runs_dir: Path, finding: Finding | None, words: str
+) -> None:
+    given = Made("the patch my.diff", open=True)
+    look(make_run(runs_dir, [given], "r"), given, finding)
+    shown = xar("runs", "show", "r", env={"COLUMNS": "150"}).out
+    assert words in shown
+    assert "begun" not in shown
+
+
+def test_a_run_shows_both_what_the_search_and_what_confirm_found(xar: Any, runs_dir: Path) -> None:
+    searched = Made("Raise the learning rate to 0.006.", [2.41])
+    look(make_run(runs_dir, [searched], "r"), searched, FOUND)
+    assert "better, confirmed" in xar("runs", "show", "r", env={"COLUMNS": "150"}).out

@@ -203,6 +203,16 @@ def test_the_list_of_runs_shows_the_newest_first_and_passes_over_what_is_no_run(
     assert (dict(two.jobs), two.valid, two.ideas, two.active) == ({"succeeded": 1}, 1, 0, False)
 
 
+def test_scores_on_the_hidden_split_are_not_counted_as_the_searchs(runs_dir: Path) -> None:
+    hidden = replace(JOB, id="job2", key="key2", spec=replace(SPEC, split="hidden"))
+    with RunStore.create(runs_dir, "r", {"env": "toy"}) as store:
+        for job in (JOB, hidden):
+            store.add_job(job, job.id)
+            store.record_evaluation(job.id, 1, FOUND, job.id)
+        assert (store.counts().valid, dict(store.counts().jobs)) == (1, {"succeeded": 2})
+    assert list_runs(runs_dir)[0].valid == 1
+
+
 def test_a_request_from_elsewhere_is_taken_once(store: RunStore) -> None:
     request_cancel(store.dir, "job1")
     assert store.take_requests() == ("job1",)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from xar_agent.population.types import Outcome
 
 REDRAWS_A_SECOND = 4
+OTHER_COLUMNS = 60
+MIN_IDEA_COLUMNS = 20
 SUMMARY_S = 60.0
 """Between two summary lines where nothing can be redrawn."""
 
@@ -177,7 +179,8 @@ class Board:
                 share = f"{row.share:.0%}" if row.share is not None else ""
                 loss = f"{row.loss:.3f}" if row.loss is not None else ""
                 took = duration(time.monotonic() - row.since)
-                table.add_row(row.idea.id, row.stage, share, loss, took, Text(one_line(row.idea.text, 80)))
+                room = max(self.console.width - OTHER_COLUMNS, MIN_IDEA_COLUMNS)
+                table.add_row(row.idea.id, row.stage, share, loss, took, Text(one_line(row.idea.text, room)))
             parts: list[RenderableType] = [facts_grid(self.facts())]
             if self._rows:
                 parts.append(table)
