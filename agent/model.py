@@ -6,6 +6,7 @@ litellm takes seconds and 160 MB to import, so nothing here imports it before th
 from __future__ import annotations
 
 import os
+import queue
 import random
 import threading
 import time
@@ -20,6 +21,8 @@ from xar_agent.errors import ConfigError, Interrupted, ModelUnavailable
 
 LOCAL_KEY = "none"
 """Servers on one's own machine want no key, but the client insists on having one."""
+LOOK_S = 0.2
+"""How often a thread that waits for a reply looks whether the model was closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +87,16 @@ class LitellmModel:
             ContextOverflow: the request is too long for this model.
             ToolsRefused: the server does not take tools.
             UnknownName: no provider is known for the name.
-            Interrupted: ``close`` was called during a wait.
+            Interrupted: ``close`` was called meanwhile; whether the request is billed nobody knows.
         """
         self._closed.clear()
         litellm = load_litellm()
         started = time.monotonic()
         for attempt in range(1, self.retry.attempts + 1):
             try:
-                response = litellm.completion(**self._arguments(request))
+                response = self._sent(litellm, request)
+            except Interrupted:
+                raise
             except Exception as error:  # the client raises a zoo of classes: each is told apart or raised again
                 failure = classify(error)
                 wait_s = self._wait_before_retry(failure, attempt)
@@ -104,8 +109,30 @@ class LitellmModel:
             return parse_response(litellm, response, attempt, time.monotonic() - started)
         raise ModelUnavailable(f"{self.name}: no attempt was allowed", "set at least one attempt")
 
+    def _sent(self, litellm: Any, request: ModelRequest) -> Any:
+        """The provider's answer. The client waits in a thread of its own: it knows no other way to be called off."""
+        answered: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+        def send() -> None:
+            try:
+                answered.put((litellm.completion(**self._arguments(request)), None))
+            except BaseException as error:  # raised again in the thread that waits
+                answered.put((None, error))
+
+        threading.Thread(target=send, name="model-request", daemon=True).start()
+        while True:
+            try:
+                response, error = answered.get(timeout=LOOK_S)
+            except queue.Empty:
+                if self._closed.is_set():
+                    raise Interrupted("the model was closed before it answered") from None
+                continue
+            if error is not None:
+                raise error
+            return response
+
     def close(self) -> None:
-        """End any wait. Calling twice is fine, and a later request works again."""
+        """End what is under way. Calling twice is fine, and a later request works again."""
         self._closed.set()
 
     def _arguments(self, request: ModelRequest) -> dict[str, Any]:

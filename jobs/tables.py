@@ -27,6 +27,7 @@ class Counts:
     ideas: int
     jobs: Mapping[str, int]
     valid: int
+    """Evaluations; those on the hidden split are confirm's and do not count."""
 
 
 class Tables:
@@ -189,7 +190,10 @@ class Tables:
         """How many ideas, jobs by state and valid evaluations."""
         (ideas,) = self._read("SELECT count(*) FROM ideas")[0]
         jobs = {row[0]: row[1] for row in self._read("SELECT state, count(*) FROM jobs GROUP BY state")}
-        sql = "SELECT count(*) FROM evaluations WHERE counted = 1 AND json_extract(record, '$.valid')"
+        sql = """
+            SELECT count(*) FROM evaluations JOIN jobs ON jobs.id = evaluations.job_id
+            WHERE counted = 1 AND json_extract(record, '$.valid') AND json_extract(spec, '$.split') = 'val'
+        """
         (valid,) = self._read(sql)[0]
         return Counts(ideas, jobs, valid)
 

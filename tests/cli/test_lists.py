@@ -14,6 +14,7 @@ from xar_agent.jobs.runs import RunStore
 FOUND = Finding("min", (2.40, 2.41, 2.42), (), 1.0, "effect", baseline())
 LOST = Finding("min", (2.40, None, 2.42), ("CODE: no luck",), 1.0, "effect", baseline())
 
+
 def test_environments_are_listed_with_their_presets(xar: Any) -> None:
     found = {env["name"]: env for env in xar("envs", "list", "--json").json["envs"]}
     assert {"nanogpt", "toy"} <= set(found)

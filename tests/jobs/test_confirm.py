@@ -228,3 +228,10 @@ def test_a_damaged_look_is_named_and_never_counted_away(store: RunStore, bench: 
 
 def test_a_run_without_looks_has_no_confirmations(tmp_path: Path, bench: Bench) -> None:
     assert read_confirmations(tmp_path) == ()
+
+
+def test_a_refused_command_puts_no_look_on_record(bench: Bench, store: RunStore) -> None:
+    begin_looks(store, [Wanted("cut off", "tree a", "sha a")], 5, 5)
+    with pytest.raises(UserError, match="cut off with 5 seeds was interrupted"):
+        begin_looks(store, [Wanted("new", "tree b", "sha b"), Wanted("cut off", "tree a", "sha a")], 3, 5)
+    assert [look.idea_id for look in read_looks(store.dir)] == ["cut off"], "each look makes all p-values larger"

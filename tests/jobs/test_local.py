@@ -246,3 +246,16 @@ def test_training_is_paid_for_once_for_each_real_attempt(store: RunStore, bench:
     spent = store.spend()
     assert [(s.idea_id, s.kind) for s in spent] == [("idea", "train"), ("crash", "train")]
     assert all(s.cpu_s > 0.01 for s in spent)
+
+
+@pytest.mark.parametrize("backend", ["process"], indirect=True)
+def test_what_nobody_foresaw_in_one_job_does_not_end_another(store: RunStore, bench: Bench, wish: Wish) -> None:
+    def unforeseen(event: JobEvent) -> None:
+        raise ArithmeticError(event.kind)
+
+    with LocalEngine(store, bench) as engine:
+        with pytest.raises(ArithmeticError):
+            engine.wait([engine.submit(wish(bench.base_tree, 1)).id], unforeseen)
+        (other,) = engine.wait([engine.submit(wish(bench.base_tree, 2)).id], lambda event: None)
+        (again,) = engine.wait([engine.submit(wish(bench.base_tree, 1)).id], lambda event: None)
+    assert (other.state, again.state) == (JobState.SUCCEEDED, JobState.SUCCEEDED)

@@ -174,3 +174,9 @@ def test_a_tree_that_left_the_menu_counts_as_the_default_and_one_without_the_con
     assert dict(setting_of_tree(texts, KNOBS)) == {"LEARNING_RATE": 2.0}
     with pytest.raises(KnobMissing, match="model.py has no constant ORDER"):
         scripted_replies(Setting.of({"ORDER": 3}), KNOBS, texts)
+
+
+@pytest.mark.parametrize("literal", ["-" * 3900 + "1", "-" * 19_000 + "1", "1+" * 9000 + "1", "{[]}", "{[]:1}"])
+def test_a_literal_that_python_cannot_take_is_no_setting_and_no_constant(literal: str) -> None:
+    assert parse_setting(f"Set the knobs: LEARNING_RATE = {literal} (train.py).", KNOBS) is None
+    assert setting_of_tree({**BASE, "train.py": f"LEARNING_RATE = {literal}\n"}, KNOBS) == Setting()

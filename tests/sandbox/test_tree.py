@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -240,3 +242,27 @@ def test_removing_a_tree_leaves_what_its_links_point_to(tmp_path: Path) -> None:
     files.remove_tree(tmp_path / "w")
     assert not (tmp_path / "w").exists()
     assert (tmp_path / "outside" / "f").read_text() == "stays"
+
+
+def test_a_second_snapshot_at_the_same_time_leaves_out_what_the_first_one_does(store: Path, tmp_path: Path) -> None:
+    """Until the rules of 400 folders are written, nobody may take some of them for all."""
+    base = tmp_path / "many"
+    for number in range(400):
+        folder = base / f"p{number:03}"
+        folder.mkdir(parents=True)
+        (folder / ".gitignore").write_text("*.tmp\n")
+    tree_of_base = tree.make_base(base, store)
+    copies = [tmp_path / "first", tmp_path / "second"]
+    for copy in copies:
+        tree.checkout(store, tree_of_base, copy)
+        for folder in copy.iterdir():
+            (folder / "made.tmp").write_text("made by a run")
+    found: list[str] = []
+    first = threading.Thread(target=lambda: found.append(tree.snapshot(store, copies[0])))
+    first.start()
+    while not (store / "ignore" / tree_of_base).exists():
+        time.sleep(0)
+    found.append(tree.snapshot(store, copies[1]))
+    first.join()
+    assert found == [tree_of_base] * 2
+    assert [path.name for path in (store / "ignore").iterdir()] == [tree_of_base]

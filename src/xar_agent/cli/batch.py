@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from xar_agent.population.driver import BatchWork
 
 
+WATCH_S = 0.1
+
+
 @dataclass(frozen=True, slots=True)
 class BatchResult:
     """How one command's part of a batch ended."""
@@ -119,6 +122,7 @@ def opened(
         source = open_source(plan, store, ledger, cancel)
         if source is not None:
             stack.enter_context(source)
+            stack.enter_context(closed_by(cancel, source))
         engine = stack.enter_context(LocalEngine(store, bench, parallel=plan.slots))
         work = BatchWork(
             store=store,
@@ -138,6 +142,26 @@ def opened(
             submit=plan.submit,
         )
         yield work, board, log, clock
+
+
+@contextmanager
+def closed_by(cancel: threading.Event, source: ModelSource) -> Iterator[None]:
+    """Close the models as soon as the event is set: a thread that waits for a reply would not see it for minutes."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(WATCH_S):
+            if cancel.is_set():
+                source.close()
+                return
+
+    watcher = threading.Thread(target=watch, name="model-close", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
 def open_source(plan: BatchPlan, store: RunStore, ledger: Ledger, cancel: threading.Event) -> ModelSource | None:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from xar_agent.sandbox.protocol import Patch
 
 ID_DIGITS = 10
-FEW_SEEDS = "with fewer than 5 seeds and several looks, chance passes more often than the p-values say: docs/scores.md"
 
 
 @click.command(name="confirm", short_help="Re-measure winners: fresh seeds, hidden split.")
@@ -232,8 +231,6 @@ def look_at(
     began, error = time.monotonic(), None
     asked_for = [Wanted(one.idea_id, one.tree, one.patch.sha256) for one in wanted]
     looks = begin_looks(store, asked_for, asked.seeds, DEFAULT_SEEDS)
-    if looks[-1].number > 1 and len(looks[-1].seeds) < DEFAULT_SEEDS:
-        warnings = (*warnings, FEW_SEEDS)
     for warning in warnings:
         live.line("warning", warning, "yellow")
     hours = settings.budget_hours

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from xar_agent.jobs.records import RunSummary
     from xar_agent.jobs.runs import RunStore
     from xar_agent.population.archive import Candidate
+
+LOOK_WORDS = {"confirmed": "confirmed", "not_confirmed": "not confirmed", "invalid": "invalid on the hidden split"}
+"""Verdict of a look -> what a list says."""
 
 
 @click.group(name="runs")
@@ -142,13 +146,24 @@ def page_of(store: RunStore, candidates: tuple[Candidate, ...]) -> list[Renderab
         ("model", str(settings.get("model") or "none")),
         ("sandbox", str(settings.get("sandbox") or "")),
     ]
-    page: list[RenderableType] = [facts_grid(rows), "", candidates_table(candidates)]
+    page: list[RenderableType] = [facts_grid(rows), "", candidates_table(candidates, looked_at(store))]
     commands = next_commands(store, candidates)
     return [*page, "", *commands] if commands else page
 
 
-def candidates_table(candidates: tuple[Candidate, ...]) -> RenderableType:
-    """One line an idea, best first."""
+def looked_at(store: RunStore) -> dict[str, str]:
+    """Idea id -> what its latest look at the hidden split came to, in words."""
+    from xar_agent.jobs.confirm import read_confirmations
+    from xar_agent.jobs.lock import is_active
+    from xar_agent.jobs.looks import read_looks
+
+    open_look = "being confirmed" if is_active(store.dir) else "confirm was cut off"
+    verdicts = {found.number: found.verdict for found in read_confirmations(store.dir)}
+    return {look.idea_id: LOOK_WORDS.get(verdicts.get(look.number, ""), open_look) for look in read_looks(store.dir)}
+
+
+def candidates_table(candidates: tuple[Candidate, ...], looks: Mapping[str, str]) -> RenderableType:
+    """One line an idea, best first, with what a look at the hidden split came to."""
     from rich.text import Text
 
     from xar_agent.analysis.text import one_line
@@ -163,7 +178,9 @@ def candidates_table(candidates: tuple[Candidate, ...]) -> RenderableType:
         tried = Text(one_line(one.idea.text, 200))
         if one.failure:
             tried.append(f"\n{one_line(one.failure, 200)}", style="red")
-        state = Text(one.state, style=VERDICT_STYLES.get(one.state, ""))
+        look = looks.get(one.idea.id, "")
+        searched = "" if look and one.implementation is None and not one.jobs else one.state
+        state = Text(", ".join(filter(None, (searched, look))), style=VERDICT_STYLES.get(one.state, ""))
         table.add_row(one.idea.id, mean, delta, str(found.n if found else 0), state, tried)
     return table
 
