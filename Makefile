@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 IDEA ?= Use batches of 8 sequences instead of 32.
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
+ACCEPT ?=
 
-.PHONY: setup dev check fix test demo docs soak accept-1 clean
+.PHONY: setup dev check fix test demo docs soak accept-1 accept-2 clean
 
 setup: $(VENV)/.run-installed
 dev: $(VENV)/.dev-installed
@@ -48,6 +49,9 @@ soak: dev
 
 accept-1: dev
 	$(BIN)/python benchmarks/accept/accept_1.py
+
+accept-2: dev
+	$(BIN)/python benchmarks/accept/accept_2.py $(ACCEPT)
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache

@@ -108,9 +108,20 @@ class EpisodeAgent(ToolCallingAgent):  # type: ignore[misc]
             SandboxError: the sandbox failed.
             Interrupted: ``cancel`` was set.
         """
-        if self.max_steps > 0:  # smolagents takes a limit of 0 for no limit given
+        self._take_up()
+        if self.ending is None and self.max_steps > 0:  # smolagents takes a limit of 0 for no limit given
             self.run("")
         return self.ending or Ending("over_budget", f"step limit of {self.meter.limits.max_steps} reached")
+
+    def _take_up(self) -> None:
+        """See what a resumed episode's last step meant: a crash may have come before that was on record."""
+        state = self.recorder.state
+        if state.ended_by:
+            self.ending = Ending("submitted", ENDINGS.get(state.ended_by, state.ended_by))
+        elif not state.judged:
+            said = next((m["content"] for m in reversed(state.messages) if m["role"] == "assistant"), "")
+            self._judge_step(ModelReply(said or ""), state.last_bad)
+            self.recorder.sync()
 
     def initialize_system_prompt(self) -> str:
         """The conversation begins with its own system message."""

@@ -27,6 +27,10 @@ class ToolsRefused(XarError):
     """The server rejects requests that carry tools: such a model needs the JSON protocol."""
 
 
+class NothingServed(ModelUnavailable):
+    """The request never got to a model: no server, no such model, or not with this key. It has no bill."""
+
+
 class RequestRefused(ModelUnavailable):
     """The server answers but rejects this very request: a parameter that it does not know, most of the time."""
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from xar_agent.agent.messages import ContextOverflow, RequestRefused, ToolsRefused
+from xar_agent.agent.messages import ContextOverflow, NothingServed, RequestRefused, ToolsRefused
 from xar_agent.errors import ModelUnavailable, UnknownName, XarError
 from xar_agent.redact import redact
 
@@ -129,17 +129,18 @@ def final_error(failure: Failed, name: str, api_base: str | None, attempts: int)
     """The error that ends the call, with what to do."""
     where = f"{name} at {api_base}" if api_base else name
     said = redact(failure.message)
+    unserved = NothingServed if attempts == 1 else ModelUnavailable  # an earlier attempt may have been served
     match failure.kind:
         case "overflow":
             return ContextOverflow(said, "use a model with a longer context")
         case "tools":
             return ToolsRefused(f"{where} refuses tools: {said}", "the JSON protocol works without them")
         case "unreachable":
-            return ModelUnavailable(f"cannot reach {where}: {said}", "is the server running, and is its URL right?")
+            return unserved(f"cannot reach {where}: {said}", "is the server running, and is its URL right?")
         case "key":
-            return ModelUnavailable(f"{where} refuses the key: {said}", "check the provider's API key variable")
+            return unserved(f"{where} refuses the key: {said}", "check the provider's API key variable")
         case "name":
-            return ModelUnavailable(f"{where} is not there: {said}", "check the model's name and OPENAI_BASE_URL")
+            return unserved(f"{where} is not there: {said}", "check the model's name and OPENAI_BASE_URL")
         case "unnamed":
             hint = "name it as PROVIDER/MODEL, such as openai/gpt-4.1-mini or ollama_chat/qwen3"
             return UnknownName(f"no provider is known for the model {name!r}", hint)

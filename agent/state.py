@@ -40,6 +40,10 @@ class State:
     last_bad: BadReply = ""
     repeats: Counter[str] = field(default_factory=Counter)
     nudged: bool = False
+    ended_by: str = ""
+    """The tool that ended the episode."""
+    judged: bool = True
+    """False after a complete step, until something follows it: a crash may have kept its consequences off the record."""
     pending: list[tuple[str, str, str]] = field(default_factory=list)
     """Calls of the step under way: what was called, error code, what was shown."""
 
@@ -57,6 +61,7 @@ class State:
 
     def on_llm_request(self, event: dict[str, Any]) -> None:
         """Which messages need no hash any more."""
+        self.judged = True
         self.hashed = event["n_messages"]
 
     def on_llm_response(self, event: dict[str, Any]) -> None:
@@ -74,21 +79,25 @@ class State:
     def on_tool_result(self, event: dict[str, Any]) -> None:
         """The result joins the conversation, under its call's id."""
         called = self.pending[-1][0] if self.pending else ""
+        if event["ends"]:
+            self.ended_by = called.partition(" ")[0]
         self.pending[-1:] = [(called, event["error"], event["shown"])]
         self.messages.append({"role": "tool", "tool_call_id": event["call_id"], "content": event["shown"]})
 
     def on_context(self, event: dict[str, Any]) -> None:
         """Something the harness says to the model."""
         self.messages.append({"role": "user", "content": event["text"]})
+        self.judged = True
         if event["reason"] == "nudge":
             self.nudged = True
             self.repeats.clear()
         if event["reason"] == "repair":
-            self.nudged, self.bad_replies, self.last_bad = False, 0, ""
+            self.nudged, self.bad_replies, self.last_bad, self.ended_by = False, 0, "", ""
             self.repeats.clear()
 
     def on_workspace(self, event: dict[str, Any]) -> None:
         """The step is complete: count what repeats itself."""
+        self.judged = False
         self.tree = event["tree"]
         self.steps = event["step"]
         for called, error, shown in self.pending:

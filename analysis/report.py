@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,10 +162,12 @@ def read_report(store: RunStore) -> RunReport:
     """
     record, active = store.record, is_active(store.dir)
     candidates, times = read_candidates(store), store.result_times()
-    results = {result.idea_id: result for result in DecisionLog(store.dir).results}
+    log = DecisionLog(store.dir)
+    results = {result.idea_id: result for result in log.results}
+    planned = frozenset(idea.id for idea in log.ideas)
     looks = confirmations_of(store.dir)
     repeats = same_trees(store.ideas(), candidates)
-    entries = [entry_of(store.dir, one, results.get(one.idea.id), repeats, looks) for one in candidates]
+    entries = [entry_of(store.dir, one, results.get(one.idea.id), planned, repeats, looks) for one in candidates]
     order = {idea_id: place for place, idea_id in enumerate(results)}
     ended = [entry for entry in entries if not entry.open]
     ended.sort(key=lambda entry: (order.get(entry.id, len(order)), times.get(entry.id, math.inf)))
@@ -188,12 +190,14 @@ def entry_of(
     run_dir: Path,
     candidate: Candidate,
     result: Result | None,
+    planned: Set[str],
     repeats: Mapping[str, str],
     looks: Sequence[Confirmation],
 ) -> Entry:
-    """One candidate with its reason and its confirmations."""
+    """One candidate with its reason and its confirmations; a planned one without a result will be gone on with."""
     same_as = (result.same_as if result else "") or repeats.get(candidate.idea.id, "")
-    still = result is None and not same_as and is_open(candidate, run_dir)
+    cut_off = candidate.idea.id in planned and candidate.score is None
+    still = result is None and not same_as and (cut_off or is_open(candidate, run_dir))
     reason = None if still or same_as else reason_of(candidate, run_dir, result)
     mine = tuple(look for look in looks if look.idea_id == candidate.idea.id)
     return Entry(candidate, still, same_as, reason, mine)

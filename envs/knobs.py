@@ -88,7 +88,11 @@ def read_constants(source: str) -> dict[str, Constant]:
     """
     lines = source.split("\n")
     found: dict[str, Constant] = {}
-    for node in ast.parse(source).body:
+    try:
+        module = ast.parse(source)
+    except (RecursionError, MemoryError) as error:  # nested too deeply for the parser: an idea's text may be
+        raise SyntaxError("nested too deeply") from error
+    for node in module.body:
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
             target, value = node.targets[0], node.value
         elif isinstance(node, ast.AnnAssign) and node.value is not None:
@@ -98,7 +102,7 @@ def read_constants(source: str) -> dict[str, Constant]:
         if isinstance(target, ast.Name):
             try:
                 literal = ast.literal_eval(value)
-            except ValueError:
+            except (ValueError, TypeError, RecursionError, MemoryError):  # TypeError: an unhashable key or member
                 found.pop(target.id, None)
                 continue
             start = offset_in(lines, value.lineno, value.col_offset)

@@ -20,6 +20,7 @@ from xar_agent.errors import EvaluationError
 from xar_agent.jobs.bench import EVALUATOR, VALIDATION, Bench
 from xar_agent.jobs.classify import last_frame, log_tail
 from xar_agent.jobs.frames import FrameError, FramePipe
+from xar_agent.jobs.full_disk import blame_full_disk
 from xar_agent.jobs.relay import PATIENCE, Patience, Relay
 from xar_agent.jobs.types import Check, Failure, FailureClass
 from xar_agent.sandbox import open_sandbox
@@ -78,6 +79,7 @@ def evaluate(
         EvaluationError: the evaluator itself failed.
         Interrupted: it was cancelled.
         SandboxError: a sandbox failed.
+        StoreError: the disk is full.
     """
     folder.mkdir(parents=True)
     audit_seed = secrets.randbits(32)
@@ -90,6 +92,7 @@ def evaluate(
         try:
             result = converse(FramePipe(process, cancel), relay, time.monotonic() + wall_s)
         except FrameError as error:
+            blame_full_disk(folder, "the evaluation")
             raise EvaluationError(f"the evaluator {error}: {tail_of(folder / 'evaluator.log')}") from error
     value, metrics, checks = parse_result(result)
     return Measurement(value, metrics, checks, failure_of(value, checks, relay), audit_seed, relay.cpu_s)

@@ -18,7 +18,7 @@ from xar_agent.jobs.bench import Bench
 from xar_agent.jobs.records import Spend
 from xar_agent.jobs.runs import RunStore
 from xar_agent.jobs.types import Evaluation, Failure, FailureClass, Job, JobSpec, JobState
-from xar_agent.jobs.worker import JobEvent, JobOutcome, run_job
+from xar_agent.jobs.worker import JobEvent, JobOutcome, kept_result, run_job
 from xar_agent.store import store_errors, to_json, write_json
 
 MAX_ATTEMPTS = 2
@@ -46,7 +46,8 @@ class LocalEngine:
         self._busy_keys: set[str] = set()
         """Cache keys of the jobs that run now: a job with the same key waits for that result."""
         self._listeners: dict[str, Callable[[JobEvent], None]] = {}
-        self._error: BaseException | None = None
+        self._errors: dict[str, BaseException] = {}
+        """By job, until somebody who waits for it has heard."""
         self._closing = threading.Event()
         self._threads = [threading.Thread(target=self._work, name=f"job-{i}", daemon=True) for i in range(parallel)]
         self._threads.append(threading.Thread(target=self._take_requests, name="job-requests", daemon=True))
@@ -69,9 +70,13 @@ class LocalEngine:
             elif job.id in self._cancels or not may_run_again(job):
                 return job
             elif job.state is not JobState.QUEUED or (self._store.job_dir(job.id) / start_name(job.attempt)).exists():
+                if kept := kept_result(self._store.job_dir(job.id), job.attempt):  # its driver was killed just then
+                    self._finish(job, kept)
+                    return self._store.job(job.id)
                 self._store.start_attempt(job.id)
                 job = self._store.job(job.id)
             self._cancels[job.id] = threading.Event()
+            self._errors.pop(job.id, None)
         self._queue.put(job.id)
         return job
 
@@ -83,15 +88,16 @@ class LocalEngine:
             on_event: hears how they go; called from the engine's threads.
 
         Raises:
-            StoreError: results could not be recorded.
+            StoreError: results could not be recorded. So does whatever else nobody foresaw in one of these jobs.
         """
         with self._changed:
             if on_event:
                 self._listeners.update(dict.fromkeys(job_ids, on_event))
-            while self._error is None and any(job_id in self._cancels for job_id in job_ids):
+            while self._errors.keys().isdisjoint(job_ids) and any(job_id in self._cancels for job_id in job_ids):
                 self._changed.wait(0.2)  # with a time-out, so that Ctrl-C is taken at once
-            if self._error is not None:
-                raise self._error
+            for job_id in job_ids:
+                if error := self._errors.pop(job_id, None):
+                    raise error
         return [self._store.job(job_id) for job_id in job_ids]
 
     def cancel(self, job_id: str) -> None:
@@ -122,9 +128,9 @@ class LocalEngine:
         while (job_id := self._queue.get()) is not None:
             try:
                 self._run(self._store.job(job_id), self._cancels[job_id])
-            except BaseException as error:  # the records cannot be written: whoever waits must hear it
+            except BaseException as error:  # such as records that cannot be written: whoever waits must hear it
                 with self._changed:
-                    self._error = error
+                    self._errors[job_id] = error
             finally:
                 with self._changed:
                     del self._cancels[job_id]
@@ -182,19 +188,19 @@ class LocalEngine:
             on_event=lambda event: self._tell(job.id, event),
             cancel=cancel,
         )
-        if outcome.train_wall_s:
-            used = Spend(job.spec.idea_id, "train", cpu_s=outcome.train_cpu_s, wall_s=outcome.train_wall_s)
+        if outcome.evaluation is None and (used := spend_of(job, outcome)):
             self._store.add_spend(used)
         return outcome
 
     def _finish(self, job: Job, outcome: JobOutcome) -> None:
-        """Record how it ended; an evaluation and the job's end in one transaction."""
+        """Record how it ended; an evaluation, what it cost and the job's end in one transaction."""
         evaluation = outcome.evaluation
         if evaluation is None:
             self._store.set_state(job.id, outcome.state, outcome.failure)
             return
         key = cache_key(job.spec, self._bench)
-        self._store.record_evaluation(job.id, job.attempt, evaluation, key, outcome.failure)
+        used = spend_of(job, outcome)
+        self._store.record_evaluation(job.id, job.attempt, evaluation, key, outcome.failure, spend=used)
 
     def _tell(self, job_id: str, event: JobEvent) -> None:
         listener = self._listeners.get(job_id)
@@ -265,6 +271,13 @@ def claim(job_dir: Path, attempt: int) -> None:
             os.write(descriptor, f"{os.getpid()}\n".encode())
         finally:
             os.close(descriptor)
+
+
+def spend_of(job: Job, outcome: JobOutcome) -> Spend | None:
+    """What an attempt's training cost; None when nothing was trained."""
+    if not outcome.train_wall_s:
+        return None
+    return Spend(job.spec.idea_id, "train", cpu_s=outcome.train_cpu_s, wall_s=outcome.train_wall_s)
 
 
 def reused(evaluation: Evaluation) -> JobOutcome:

@@ -123,6 +123,7 @@ def begin_looks(store: RunStore, wanted: Sequence[Wanted], n_seeds: int | None, 
     check_seeds(default_seeds if n_seeds is None else n_seeds)
     known = list(read_looks(store.dir))
     going_on = [unfinished(known, one) for one in wanted]
+    check_same_seeds(going_on, n_seeds)
     # A batch of which only some looks were put on record stays one batch.
     batch = next((look.batch for look in going_on if look), len(known) + 1)
     found = []
@@ -132,11 +133,20 @@ def begin_looks(store: RunStore, wanted: Sequence[Wanted], n_seeds: int | None, 
             look = Look(len(known) + 1, batch, one.idea_id, one.tree, one.patch_sha256, seeds, time.time())
             known.append(look)
             write_look(store, look)
-        elif n_seeds is not None and n_seeds != len(look.seeds):
-            problem = f"a look at {one.idea_id} with {len(look.seeds)} seeds was interrupted"
-            raise UserError(problem, f"finish it first, with --seeds {len(look.seeds)}")
         found.append(look)
     return found
+
+
+def check_same_seeds(going_on: Sequence[Look | None], n_seeds: int | None) -> None:
+    """Refuse before anything is on record: each recorded look makes all p-values of the run larger.
+
+    Raises:
+        UserError: a look that was cut off has another number of seeds.
+    """
+    for look in going_on:
+        if look is not None and n_seeds is not None and n_seeds != len(look.seeds):
+            problem = f"a look at {look.idea_id} with {len(look.seeds)} seeds was interrupted"
+            raise UserError(problem, f"finish it first, with --seeds {len(look.seeds)}")
 
 
 def unfinished(looks: Sequence[Look], one: Wanted) -> Look | None:

@@ -15,6 +15,7 @@ from xar_agent.errors import EvaluationError
 from xar_agent.jobs.bench import WORKER, Bench
 from xar_agent.jobs.classify import verdict_by_end
 from xar_agent.jobs.frames import Frame, FrameError, FramePipe, Late, WrongShape, error_frame
+from xar_agent.jobs.full_disk import blame_full_disk
 from xar_agent.jobs.outputs import OUT
 from xar_agent.jobs.types import FailureClass
 from xar_agent.sandbox import open_sandbox
@@ -155,6 +156,7 @@ class Relay:
 
         Raises:
             SandboxLost: it ended because its sandbox did.
+            StoreError: the disk is full.
         """
         kinds = {Late: FailureClass.TIMEOUT, WrongShape: FailureClass.SHAPE}
         found = kinds.get(type(error), FailureClass.CONTRACT), str(error)
@@ -162,6 +164,8 @@ class Relay:
             found = limit_of(self.workers[name].process) or found
         self.blame = self.blame or found[0]
         self._stop(name)
+        if type(error) is FrameError:  # it has ended
+            blame_full_disk(self.folder, "the evaluation")
         return error_frame(f"the worker {found[1]}")
 
     def _stop(self, name: str) -> None:

@@ -138,9 +138,16 @@ class Tables:
         return self.job(job_id).attempt
 
     def record_evaluation(
-        self, job_id: str, attempt: int, evaluation: Evaluation, cache_key: str, failure: Failure | None = None
+        self,
+        job_id: str,
+        attempt: int,
+        evaluation: Evaluation,
+        cache_key: str,
+        failure: Failure | None = None,
+        *,
+        spend: Spend | None = None,
     ) -> bool:
-        """Record a result and end its job as succeeded, in one step.
+        """Record a result with what it cost, and end its job as succeeded, in one step.
 
         Returns:
             Whether it counts: the late result of a superseded attempt is kept, but changes nothing.
@@ -150,6 +157,8 @@ class Tables:
             counts = bool(current == attempt)
             row = (job_id, attempt, int(counts), cache_key, dump(evaluation), time.time())
             db.execute("INSERT OR IGNORE INTO evaluations VALUES (?, ?, ?, ?, ?, ?)", row)
+            if spend is not None:
+                insert_spend(db, spend)
             if counts:
                 self._move(db, job_id, JobState.SUCCEEDED, failure)
         return counts
@@ -173,12 +182,8 @@ class Tables:
 
     def add_spend(self, spend: Spend) -> None:
         """Record what something cost."""
-        columns = [field.name for field in dataclasses.fields(spend)]
-        values = [getattr(spend, name) for name in columns]
-        row = [plain_text(value) if isinstance(value, str) else value for value in values]
         with self._writing() as db:
-            marks = ", ".join("?" * (len(columns) + 1))
-            db.execute(f"INSERT INTO spend ({', '.join(columns)}, created_at) VALUES ({marks})", (*row, time.time()))
+            insert_spend(db, spend)
 
     def spend(self, idea_id: str | None = None) -> tuple[Spend, ...]:
         """Of one idea or of all, oldest first."""
@@ -233,3 +238,12 @@ class Tables:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+
+
+def insert_spend(db: sqlite3.Connection, spend: Spend) -> None:
+    """Add the row, within a transaction."""
+    columns = [field.name for field in dataclasses.fields(spend)]
+    values = [getattr(spend, name) for name in columns]
+    row = [plain_text(value) if isinstance(value, str) else value for value in values]
+    marks = ", ".join("?" * (len(columns) + 1))
+    db.execute(f"INSERT INTO spend ({', '.join(columns)}, created_at) VALUES ({marks})", (*row, time.time()))

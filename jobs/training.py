@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,19 +9,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from xar_agent.errors import Interrupted, PatchRefused, StoreError
+from xar_agent.errors import Interrupted, PatchRefused
 from xar_agent.jobs.bench import LAUNCHER, SOCKET, Bench
 from xar_agent.jobs.classify import classify, verdict_by_end
+from xar_agent.jobs.full_disk import blame_full_disk, blame_stopped
 from xar_agent.jobs.outputs import BadOutput, CurveFollower, CurvePoint, collect_checkpoint, open_up
 from xar_agent.jobs.stream import TokenServer
 from xar_agent.jobs.types import Failure, FailureClass
 from xar_agent.sandbox import open_sandbox
 from xar_agent.sandbox.protocol import Bind, ExecResult, Sandbox, SandboxSpec
-from xar_agent.store import HINTS
 
 FOLLOW_S = 0.5
 OUTPUT_BYTES = 32_768
-FULL_DISK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,23 +229,18 @@ def changed_files(bench: Bench, workspace: Path) -> Failure | None:
     return None
 
 
-def blame_full_disk(folder: Path) -> None:
-    """Raise StoreError when the host's disk is full: whatever failed then, it is not the candidate's fault."""
-    if shutil.disk_usage(folder).free < FULL_DISK_BYTES:
-        raise StoreError(f"training ended because the disk of {folder} is full", HINTS[errno.ENOSPC])
-
-
 def judge(bench: Bench, workspace: Path, result: ExecResult, folder: Path, inside: str) -> tuple[Failure | None, str]:
     """Why an ended run counts as failed, or the digest of its checkpoint."""
     if result.exit_code != 0 or result.timed_out or result.stopped_by:
         crash = classify(result.output, result, bench.env, workspace=inside)
+        blame_stopped(folder, "training", result)
         if verdict_by_end(result) is None:
-            blame_full_disk(folder)
+            blame_full_disk(folder, "training")
         return crash, ""
     if failure := changed_files(bench, workspace):
         return failure, ""
     try:
         return None, collect_checkpoint(workspace, folder / "checkpoint")
     except BadOutput as error:
-        blame_full_disk(folder)
+        blame_full_disk(folder, "training")
         return Failure(FailureClass.CONTRACT, str(error), log=result.output[-8192:]), ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -14,10 +15,11 @@ from xar_agent.jobs.bench import Bench
 from xar_agent.jobs.charge import charged_cpu_s, with_compute_check, worker_limit_s
 from xar_agent.jobs.evaluation import Measurement, evaluate
 from xar_agent.jobs.probe import CpuReference, cpu_reference
+from xar_agent.jobs.records import load
 from xar_agent.jobs.relay import PATIENCE
 from xar_agent.jobs.training import Progress, Training, TrainingPlan, Use, train
 from xar_agent.jobs.types import Evaluation, Failure, FailureClass, JobSpec, JobState
-from xar_agent.store import store_errors, write_json
+from xar_agent.store import store_errors, to_json, write_json
 
 RESULT = "evaluation.json"
 LOG = "stdout.log"
@@ -209,3 +211,21 @@ def write_result(job_dir: Path, attempt: int, evaluation: Evaluation, found: Mea
     record = {**asdict(evaluation), "attempt": attempt, "metrics": found.metrics, "audit_seed": found.audit_seed}
     failure = asdict(found.failure) if found.failure else None
     write_json(job_dir / RESULT, {**record, "failure": failure})
+
+
+def kept_result(job_dir: Path, attempt: int) -> JobOutcome | None:
+    """The result of this very attempt that lies in a job's folder; None when it did not get so far.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    path = job_dir / RESULT
+    if not path.exists():
+        return None
+    with store_errors(path, "read"):
+        text = path.read_text()
+    evaluation, record = load(Evaluation, text), json.loads(text)
+    if record["attempt"] != attempt:
+        return None
+    failure = load(Failure, to_json(record["failure"])) if record["failure"] else None
+    return JobOutcome(JobState.SUCCEEDED, failure, evaluation, evaluation.train_cpu_s, evaluation.train_wall_s)

@@ -153,11 +153,16 @@ def outcome_of(store: RunStore, idea: Idea) -> Outcome:
         score=one.score,
         gain=one.gain,
         failure=one.failure_class,
-        reason=f"it came to the same code as idea {one.same_as}" if one.same_as else one.reason,
+        reason=same_code_as(one.same_as) if one.same_as else one.reason,
         diff=path.read_text(errors="replace") if path and path.is_file() else "",
         tree=made.tree if made else "",
         same_as=one.same_as,
     )
+
+
+def same_code_as(idea_id: str) -> str:
+    """Why an idea has no training of its own."""
+    return f"it came to the same code as idea {idea_id}"
 
 
 def jobs_of_last_patch(jobs: Sequence[Job], trees: Sequence[str]) -> tuple[Job, ...]:

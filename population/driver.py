@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from xar_agent.agent.episode import editable_texts
@@ -16,14 +16,15 @@ from xar_agent.agent.sources import ModelSource
 from xar_agent.agent.state import add_bill
 from xar_agent.agent.types import Idea, Implementation, Usage
 from xar_agent.envs.knobs import Knob
-from xar_agent.errors import ModelUnavailable, StoreError
+from xar_agent.errors import EvaluationError, ModelUnavailable, StoreError, XarError
 from xar_agent.jobs.baseline import baseline_for
 from xar_agent.jobs.bench import Bench
 from xar_agent.jobs.local import MAX_ATTEMPTS, LocalEngine
 from xar_agent.jobs.records import Spend
 from xar_agent.jobs.runs import RunStore
-from xar_agent.population.archive import outcome_of
-from xar_agent.population.budget import Amount, Ledger
+from xar_agent.jobs.types import Job, JobState
+from xar_agent.population.archive import outcome_of, same_code_as
+from xar_agent.population.budget import Amount, Ledger, Reservation
 from xar_agent.population.clock import RunClock
 from xar_agent.population.evolve import Wanted
 from xar_agent.population.idea_log import replies_in
@@ -141,7 +142,7 @@ class BatchWork:
         self.clock.check()
         model = self._model(idea)
         try:
-            run_idea(
+            result = run_idea(
                 idea,
                 bench=self.bench,
                 store=self.store,
@@ -158,10 +159,15 @@ class BatchWork:
             )
         finally:
             model.close()
+        check_measured(result.jobs)
 
     def outcome(self, idea: Idea) -> Outcome:
-        """What is on record of it."""
-        return outcome_of(self.store, idea)
+        """What is on record of it. Its twin's jobs may not be yet: those may wait for the budget."""
+        found = outcome_of(self.store, idea)
+        owner = self._owners.get(found.tree, idea.id)
+        if owner == idea.id or found.score is not None or found.failure is not None:
+            return found
+        return replace(found, same_as=owner, reason=same_code_as(owner))
 
     def _model(self, idea: Idea) -> ChatModel:
         if parse_setting(idea.text, self.knobs) is not None:
@@ -201,9 +207,29 @@ class BatchWork:
             return
         before_s = self._trained_s(made.idea.id)
         with self.ledger.reserve(f"train {made.idea.id}", Amount(gpu_hours=hours), cancel=self.cancel) as reserved:
-            yield True
-            used_s = self._trained_s(made.idea.id) - before_s
-            reserved.settle(Amount(gpu_hours=preset.gpus * used_s / SECONDS_AN_HOUR))
+            try:
+                yield True
+            except StoreError:  # then what it used may not be on record, and the worst case counts
+                raise
+            except XarError:
+                self._settle(reserved, made.idea.id, before_s)
+                raise
+            self._settle(reserved, made.idea.id, before_s)
+
+    def _settle(self, reserved: Reservation, idea_id: str, before_s: float) -> None:
+        used_s = self._trained_s(idea_id) - before_s
+        reserved.settle(Amount(gpu_hours=self.bench.preset.gpus * used_s / SECONDS_AN_HOUR))
 
     def _trained_s(self, idea_id: str) -> float:
         return sum(spent.wall_s for spent in self.store.spend(idea_id) if spent.kind == "train")
+
+
+def check_measured(jobs: Sequence[Job]) -> None:
+    """A job that the house lost says nothing about the idea.
+
+    Raises:
+        EvaluationError: there is one; the same idea may be tried again.
+    """
+    for job in jobs:
+        if job.state is JobState.LOST:
+            raise EvaluationError(job.failure.reason if job.failure else "its training was lost")

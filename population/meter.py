@@ -6,11 +6,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from xar_agent.agent.messages import ContextOverflow, RequestRefused, ToolsRefused
+from xar_agent.agent.messages import ContextOverflow, NothingServed, RequestRefused, ToolsRefused
 from xar_agent.population.budget import Amount, Ledger, Reservation
 
-UNPAID = (ContextOverflow, RequestRefused, ToolsRefused)
-"""A server that refuses a request bills nothing. Of a connection that broke nobody knows: it counts at its worst."""
+UNPAID = (ContextOverflow, NothingServed, RequestRefused, ToolsRefused)
+"""What no model answers has no bill. Of a connection that broke nobody knows: it counts at its worst."""
 
 Prices = tuple[float, float]
 """USD a token of input and of output."""

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -157,9 +158,7 @@ def _ignored(store: Path, base: str, workspace: Path) -> frozenset[str]:
     rules = {path: entry for path, entry in entries.items() if path.rpartition("/")[2] == ".gitignore"}
     if not rules:
         return frozenset()
-    folder = store / "ignore" / base
-    if not folder.exists():
-        _write_entries(store, rules, folder, owner=None)
+    folder = _rules_folder(store, base, rules)
     with opened(workspace) as root:
         paths = [found.path for found in walk(root) if found.path not in entries]
     _, out, _ = objects.git(
@@ -170,6 +169,22 @@ def _ignored(store: Path, base: str, workspace: Path) -> frozenset[str]:
         ok=(0, 1),
     )
     return frozenset(os.fsdecode(path) for path in out.split(b"\0") if path)
+
+
+def _rules_folder(store: Path, base: str, rules: dict[str, Entry]) -> Path:
+    """Folder with a base's .gitignore files; it appears whole, whatever else is at work or was cut off."""
+    folder = store / "ignore" / base
+    if not folder.exists():
+        folder.parent.mkdir(exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=folder.parent))
+        _write_entries(store, rules, made, owner=None)
+        try:
+            made.rename(folder)
+        except OSError as error:
+            files.remove_tree(made)
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else another thread was faster
+                raise
+    return folder
 
 
 def _write_entries(store: Path, entries: dict[str, Entry], dest: Path, *, owner: int | None) -> None:

@@ -41,6 +41,8 @@ class Rough:
     folder: Path
     script: Path
     calm_s: float
+    start_s: float
+    """Of a command that finds nothing left to do."""
     rng: random.Random
     kills: int = 0
     runs: int = 0
@@ -60,7 +62,7 @@ class Rough:
 
     def kill_after(self, moment: Callable[[], bool]) -> bool:
         """Start the command and kill it at the moment; False when it ended before."""
-        before = scratch_names(self.run_dir)
+        before = changed_at(self.run_dir)
         with (self.folder / "driver.log").open("ab") as log:
             child = subprocess.Popen(self.argv(), stdout=log, stderr=log, env=environment())
             while child.poll() is None and not moment():
@@ -76,19 +78,22 @@ class Rough:
     def left_s(self) -> float:
         """About how long the rest of the run takes, the start of the command included."""
         left = N_IDEAS - len(decisions(self.run_dir, "result"))
-        return 1.0 + self.calm_s * left / N_IDEAS
+        return self.start_s + (self.calm_s - self.start_s) * left / N_IDEAS
 
 
-def scratch_names(run_dir: Path) -> set[str]:
-    """Working folders, which have a new name each time."""
-    return {path.name for path in (run_dir / "scratch").glob("*")}
+def changed_at(run_dir: Path) -> int:
+    """When the folder of working folders was changed last: a command that has begun makes it anew."""
+    try:
+        return (run_dir / "scratch").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
-def phase(run_dir: Path, before: set[str]) -> str:
+def phase(run_dir: Path, before: int) -> str:
     """What a killed driver was at."""
     scratch = run_dir / "scratch"
-    if not scratch.exists() or before & scratch_names(run_dir):
-        return "starting"  # it had not got so far as to clear what the one before left
+    if changed_at(run_dir) == before:
+        return "starting"
     for name, pattern in MARKS.items():
         if any(scratch.glob(pattern)):
             return name
@@ -101,7 +106,8 @@ def random_kills(rough: Rough, calm_dir: Path) -> None:
     """Each process is killed at a random moment of what is left to do; a run that ended is followed by a new one."""
     while rough.kills < KILLS:
         deadline = time.monotonic() + rough.rng.uniform(0.0, rough.left_s())
-        if not rough.kill_after(lambda limit=deadline: time.monotonic() >= limit):  # type: ignore[misc]
+        whole = len(decisions(rough.run_dir, "result")) == N_IDEAS
+        if whole or not rough.kill_after(lambda limit=deadline: time.monotonic() >= limit):  # type: ignore[misc]
             finish(rough, calm_dir)
     finish(rough, calm_dir)
 
@@ -160,7 +166,9 @@ def kill_nine(folder: Path, seed: int = 30) -> Point:
     calm = run(search(script, folder, "calm"))
     if calm.returncode != 0 or (lacking := unfinished(folder / "calm", N_IDEAS)):
         return False, f"the undisturbed run: exit {calm.returncode}, {lacking if not calm.returncode else calm.stderr}"
-    rough = Rough(folder, script, time.monotonic() - began, random.Random(seed))
+    calm_s = time.monotonic() - began
+    run(search(script, folder, "calm"))
+    rough = Rough(folder, script, calm_s, time.monotonic() - began - calm_s, random.Random(seed))
     if twice := wrong_bills(bills(folder / "calm")):
         rough.wrong += twice
     random_kills(rough, folder / "calm")

@@ -91,7 +91,7 @@ def billed(reply: dict[str, Any], tokens: tuple[int, int]) -> dict[str, Any]:
 
 def script_of(epochs: Sequence[Sequence[Change]], usd_a_token: float | None = None) -> dict[str, Any]:
     """Replies to the requests of a search: the ideas of an epoch go to a prompt that names one of the epoch before."""
-    cases = []
+    cases: list[dict[str, Any]] = []
     for number in reversed(range(len(epochs))):
         known = f"[\\s\\S]*{epochs[number - 1][0].title}" if number else ""
         cases.append({"match": f"You are a researcher{known}", "replies": [proposal(epochs[number])]})
@@ -102,9 +102,7 @@ def script_of(epochs: Sequence[Sequence[Change]], usd_a_token: float | None = No
     return {"cases": cases}
 
 
-def write_script(
-    folder: Path, epochs: Sequence[Sequence[Change]] = EPOCHS, usd_a_token: float | None = None
-) -> Path:
+def write_script(folder: Path, epochs: Sequence[Sequence[Change]] = EPOCHS, usd_a_token: float | None = None) -> Path:
     """The script in a file."""
     path = folder / "script.json"
     path.write_text(json.dumps(script_of(epochs, usd_a_token)))
@@ -191,9 +189,10 @@ def bills(run_dir: Path) -> Bills:
 
 
 def evaluated_twice(run_dir: Path) -> list[str]:
-    """Jobs with more than one evaluation, and ideas with more than one job."""
+    """Jobs with more than one evaluation, and ideas with more than one job of a split and seed."""
     by_job = rows(run_dir, "SELECT job_id FROM evaluations GROUP BY job_id HAVING count(*) > 1")
-    by_idea = rows(run_dir, "SELECT idea_id FROM jobs GROUP BY idea_id HAVING count(*) > 1")
+    same = "idea_id, json_extract(spec, '$.split'), json_extract(spec, '$.seed')"
+    by_idea = rows(run_dir, f"SELECT idea_id FROM jobs GROUP BY {same} HAVING count(*) > 1")
     return [row[0] for row in (*by_job, *by_idea)]
 
 

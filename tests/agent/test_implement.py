@@ -14,6 +14,7 @@ from xar_agent.agent.episode import load_implementation
 from xar_agent.agent.events import StepEvent
 from xar_agent.agent.implement import implement
 from xar_agent.agent.limits import EpisodeLimits
+from xar_agent.agent.messages import ModelReply
 from xar_agent.agent.scripted import ScriptedModel
 from xar_agent.agent.trajectory import FILE_NAME, read_trajectory
 from xar_agent.agent.types import Idea
@@ -139,6 +140,41 @@ def test_a_step_that_was_cut_off_by_a_crash_is_done_again(toy_bench: Bench, idea
     assert (done.outcome, done.steps) == ("submitted", 4)
     assert done.usage.requests == 5, "the abandoned reply was paid for"
     assert [m["role"] for m in rest.requests[0].messages][-2:] == ["assistant", "tool"]
+
+
+TALKATIVE = [ModelReply("Let me think."), *[[RAISE_LR]] * 4, [call("smoke_test")], [call("submit_run", message="m")]]
+"""A reply without a call, which is answered by a hint; the same failing edit again and again, likewise."""
+
+
+def test_cut_off_after_any_step_it_sends_no_request_that_the_undisturbed_one_did_not_send(
+    toy_bench: Bench, idea: Idea, episode_dir: Path
+) -> None:
+    model = ScriptedModel(TALKATIVE)
+    whole = implement(idea, toy_bench, model, limits=LIMITS, episode_dir=episode_dir)
+    assert whole.outcome == "submitted"
+    sent = [request.digest() for request in model.requests]
+    lines = (episode_dir / FILE_NAME).read_bytes().splitlines(keepends=True)
+    ends = [number for number, line in enumerate(lines, 1) if b'"type":"workspace"' in line]
+    for step, end in enumerate(ends, 1):
+        (episode_dir / FILE_NAME).write_bytes(b"".join(lines[:end]))
+        rest = ScriptedModel(TALKATIVE)
+        done = implement(idea, toy_bench, rest, limits=LIMITS, episode_dir=episode_dir)
+        assert [request.digest() for request in rest.requests] == sent[step:]
+        assert (done.outcome, done.exit_reason, done.tree) == (whole.outcome, whole.exit_reason, whole.tree)
+        assert (done.smoke is None) == (whole.smoke is None)
+
+
+def test_an_episode_that_gave_up_has_given_up_also_when_its_end_was_cut_off(
+    toy_bench: Bench, idea: Idea, episode_dir: Path
+) -> None:
+    said = [ModelReply(f"no call, {number}") for number in range(3)]
+    whole = implement(idea, toy_bench, ScriptedModel(said), limits=LIMITS, episode_dir=episode_dir)
+    path = episode_dir / FILE_NAME
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    model = ScriptedModel([*said, *GOOD_SCRIPT])
+    done = implement(idea, toy_bench, model, limits=LIMITS, episode_dir=episode_dir)
+    assert model.requests == []
+    assert (done.outcome, done.exit_reason) == (whole.outcome, whole.exit_reason) == ("gave_up", "no call, 2")
 
 
 def test_feedback_reopens_an_ended_episode(toy_bench: Bench, idea: Idea, episode_dir: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from xar_agent.envs.spec import load_env
 
 COMMAND = (sys.executable, "-m", "xar_agent")
 
@@ -116,3 +119,13 @@ def make_patch(tmp_path: Path) -> Callable[[str, str], Path]:
 def json_keys() -> set[str]:
     """What ``implement --json`` and ``evaluate --json`` print."""
     return set(JSON_KEYS)
+
+
+@pytest.fixture
+def toy_without_baseline(tmp_path: Path) -> Path:
+    """A copy of the toy environment under another name, never measured."""
+    folder = tmp_path / "bare"
+    shutil.copytree(load_env("toy").folder, folder, ignore=shutil.ignore_patterns("__pycache__", "baselines"))
+    text = (folder / "env.toml").read_text()
+    (folder / "env.toml").write_text(text.replace('name = "toy"', 'name = "bare"'))
+    return folder

@@ -249,53 +249,7 @@ def test_a_run_is_not_continued_as_something_else(xar: Any, runs_dir: Path) -> N
     assert len(results(runs_dir / "r")) == 2
 
 
-@pytest.mark.usefixtures("toy")
-def test_a_run_is_not_continued_with_another_version_of_its_environment(
-    xar: Any, runs_dir: Path, toy_without_baseline: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "ideas.txt").write_text("Fewer rows\n")
-    command = ("implement", "--ideas", tmp_path / "ideas.txt", "--env", f"{toy_without_baseline}/", "--model", MODEL)
-    assert xar(*command, "--run", "r").code == 0
-    with (toy_without_baseline / "env.toml").open("a") as file:
-        file.write("# another version\n")
-    ended = xar(*command, "--run", "r")
-    assert ended.code == 2
-    assert "exists already, with another env version" in ended.error_lines[-1]
-
-
-@pytest.mark.usefixtures("toy")
-def test_training_that_the_house_loses_ends_the_run_and_leaves_the_ideas_open(
-    xar: Any, runs_dir: Path, toy_without_baseline: Path, tmp_path: Path
-) -> None:
-    # The unchanged repository does not train; a smoke test is shorter than that, so that only full runs see it.
-    train = toy_without_baseline / "repo" / "train.py"
-    broken = train.read_text().replace("step += 1\n", "step += 1\n            assert step < 40\n")
-    assert broken != train.read_text()
-    train.write_text(broken)
-    ideas = [f"Set the knobs: LEARNING_RATE = {rate} (train.py)." for rate in (0.5, 0.6, 0.7, 0.8, 0.9)]
-    (tmp_path / "ideas.txt").write_text("\n".join(ideas))
-    command = ("implement", "--ideas", tmp_path / "ideas.txt", "--env", f"{toy_without_baseline}/", "--model", MODEL)
-    ended = xar(*command, "--run", "r", "--parallel", "1", "--json")
-    assert ended.code == 1
-    assert "the unchanged repository does not train here" in ended.json["stopped"]
-    assert len(results(runs_dir / "r")) == 1
-
-
 def test_an_environment_without_a_baseline_cannot_be_searched(xar: Any, toy_without_baseline: Path) -> None:
     ended = xar("evolve", "--env", "bare", "--policy", "knobs", env={"XAR_ENVS": str(toy_without_baseline)})
     assert ended.code == 2
     assert "envs calibrate bare" in ended.error_lines[-1]
-
-
-@pytest.fixture
-def toy_without_baseline(tmp_path: Path) -> Path:
-    """A copy of the toy environment under another name, never measured."""
-    import shutil
-
-    from xar_agent.envs.spec import load_env
-
-    folder = tmp_path / "bare"
-    shutil.copytree(load_env("toy").folder, folder, ignore=shutil.ignore_patterns("__pycache__", "baselines"))
-    text = (folder / "env.toml").read_text()
-    (folder / "env.toml").write_text(text.replace('name = "toy"', 'name = "bare"'))
-    return folder

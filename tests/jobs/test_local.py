@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from xar_agent.errors import StoreError
 from xar_agent.jobs.bench import Bench, open_bench
 from xar_agent.jobs.local import LocalEngine, cache_key, idempotency_key
 from xar_agent.jobs.runs import RunStore, request_cancel
-from xar_agent.jobs.types import FailureClass, JobSpec, JobState
+from xar_agent.jobs.types import FailureClass, Job, JobSpec, JobState
 from xar_agent.jobs.worker import JobEvent
 
 Edit = Callable[..., str]
@@ -259,3 +260,31 @@ def test_what_nobody_foresaw_in_one_job_does_not_end_another(store: RunStore, be
         (other,) = engine.wait([engine.submit(wish(bench.base_tree, 2)).id], lambda event: None)
         (again,) = engine.wait([engine.submit(wish(bench.base_tree, 1)).id], lambda event: None)
     assert (other.state, again.state) == (JobState.SUCCEEDED, JobState.SUCCEEDED)
+
+
+@pytest.mark.parametrize("backend", ["process"], indirect=True)
+def test_a_result_on_disk_is_not_trained_again_when_its_driver_was_killed_before_it_was_recorded(
+    toy_copy: Path, runs_dir: Path, backend: str
+) -> None:
+    def measured(store: RunStore, events: list[JobEvent]) -> Job:
+        bench = open_bench(EnvSpec(toy_copy), "default", backend, store.dir)
+        spec = JobSpec("run", "idea", "toy", "default", 1, bench.diff(bench.base_tree), bench.base_tree)
+        with LocalEngine(store, bench) as engine:
+            return engine.wait([engine.submit(spec).id], events.append)[0]
+
+    with RunStore.create(runs_dir, "run", {}) as store:
+        first = measured(store, [])
+        spent = store.spend()
+    with sqlite3.connect(runs_dir / "run" / "xar.db") as db:  # as it was just before the result was recorded
+        db.execute("DELETE FROM evaluations")
+        db.execute("DELETE FROM spend")
+        db.execute("UPDATE jobs SET state = 'running'")
+    db.close()
+    events: list[JobEvent] = []
+    with RunStore.open(runs_dir, "run") as store:
+        again = measured(store, events)
+        assert (again.state, again.attempt, again.evaluation) == (JobState.SUCCEEDED, 1, first.evaluation)
+        assert [row.kind for row in store.spend()] == [row.kind for row in spent] == ["train"]
+        assert measured(store, events) == again
+        assert len(store.spend()) == 1
+    assert events == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,18 @@ from xar_agent.agent.types import Idea
 from xar_agent.envs.knobs import read_knobs
 from xar_agent.envs.spec import EnvSpec, load_env
 from xar_agent.errors import Interrupted
-from xar_agent.jobs.bench import open_bench
+from xar_agent.jobs.bench import Bench, open_bench
 from xar_agent.jobs.local import LocalEngine
 from xar_agent.jobs.runs import RunStore
 from xar_agent.jobs.worker import JobEvent
-from xar_agent.population.budget import Budget, Ledger
+from xar_agent.population.budget import Amount, Budget, Ledger
 from xar_agent.population.clock import RunClock
 from xar_agent.population.driver import BatchWork
 
 TOY = load_env("toy")
 IDEA = Idea("Set the knobs: LEARNING_RATE = 0.5 (train.py).", "toy")
+TWIN = Idea("Set the knobs: LEARNING_RATE = 0.5 (train.py), WARMUP_FRACTION = 0.0 (train.py).", "toy")
+"""It sets another knob to what it is anyway."""
 
 
 @pytest.fixture
@@ -44,32 +47,59 @@ def gpu_toy(tmp_path: Path) -> EnvSpec:
     return EnvSpec(folder)
 
 
-def test_training_that_ctrl_c_ended_is_charged_what_it_used(store: RunStore, gpu_toy: EnvSpec) -> None:
+@pytest.fixture
+def bench(gpu_toy: EnvSpec, store: RunStore) -> Bench:
+    """It, ready to measure."""
+    return open_bench(gpu_toy, "default", "process", store.dir)
+
+
+def work_on(bench: Bench, store: RunStore, engine: LocalEngine, ledger: Ledger, **options: Any) -> BatchWork:
+    """Knob ideas at one seed."""
+    cancel = options.pop("cancel", threading.Event())
+    plain = {"on_event": lambda idea, event: None, "source": None, "ideas_from": "knobs", "repairs": 0, "seeds": (1,)}
+    return BatchWork(
+        store=store,
+        bench=bench,
+        engine=engine,
+        ledger=ledger,
+        clock=RunClock(store.dir, None, cancel),
+        limits=EpisodeLimits(max_steps=10),
+        knobs=read_knobs(bench.env),
+        cancel=cancel,
+        **{**plain, **options},
+    )
+
+
+def test_training_that_ctrl_c_ended_is_charged_what_it_used(store: RunStore, bench: Bench) -> None:
     cancel = threading.Event()
 
     def stop_when_it_trains(idea: Idea, event: Any) -> None:
         if isinstance(event, JobEvent) and event.kind == "metric":
             cancel.set()
 
-    bench = open_bench(gpu_toy, "default", "process", store.dir)
     ledger = Ledger(store.dir, Budget(gpu_hours=1.0))
     with LocalEngine(store, bench) as engine:
-        work = BatchWork(
-            store=store,
-            bench=bench,
-            engine=engine,
-            ledger=ledger,
-            clock=RunClock(store.dir, None, cancel),
-            limits=EpisodeLimits(max_steps=10),
-            seeds=(1,),
-            repairs=0,
-            knobs=read_knobs(gpu_toy),
-            ideas_from="knobs",
-            source=None,
-            cancel=cancel,
-            on_event=stop_when_it_trains,
-        )
+        work = work_on(bench, store, engine, ledger, cancel=cancel, on_event=stop_when_it_trains)
         with pytest.raises(Interrupted):
             work.carry_out(IDEA)
     assert 0 < ledger.spent.gpu_hours < 0.01
     assert Ledger(store.dir, Budget()).spent == ledger.spent
+
+
+def test_a_twin_of_an_idea_that_still_waits_for_its_training_is_known_as_one(store: RunStore, bench: Bench) -> None:
+    ledger = Ledger(store.dir, Budget(gpu_hours=0.4))
+    with LocalEngine(store, bench) as engine:
+        work = work_on(bench, store, engine, ledger)
+        with ledger.reserve("another idea", Amount(gpu_hours=0.1)) as others:
+            first = threading.Thread(target=work.carry_out, args=(IDEA,))
+            first.start()
+            while not work._owners:
+                time.sleep(0.01)
+            work.carry_out(TWIN)
+            assert not store.jobs()
+            assert work.outcome(TWIN).same_as == IDEA.id
+            assert "the same code" in work.outcome(TWIN).reason
+            others.settle(Amount())
+        first.join()
+        assert work.outcome(TWIN).same_as == IDEA.id
+        assert work.outcome(IDEA).score is not None

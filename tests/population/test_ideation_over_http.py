@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,9 @@ from stub_server import StubServer, fail, say
 
 from xar_agent.agent.choose import ModelChoice
 from xar_agent.agent.sources import MAX_TOKENS, ModelSource
-from xar_agent.errors import BudgetReached
+from xar_agent.errors import BudgetReached, ModelUnavailable
+from xar_agent.population.budget import Amount, Budget, Ledger
+from xar_agent.population.meter import BudgetMeter
 
 
 @dataclass
@@ -65,3 +68,14 @@ def test_a_proposal_that_the_budget_ends_sends_nothing_more_and_goes_on_later(tm
             assert len(propose(tmp_path, models.ideator(), (SEED,) * 11)) == 11
         assert len(server.requests) == 2
         assert len(more.bills) == 1
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_request_that_no_model_saw_costs_nothing(tmp_path: Path, status: int) -> None:
+    ledger = Ledger(tmp_path, Budget(tokens=20_000))
+    meter = BudgetMeter(ledger, (0.0, 0.0), threading.Event())
+    with StubServer([fail(status, "no")]) as server:
+        choice = ModelChoice("openai/stub", "server", "test", "", server.url)
+        with ModelSource(choice, meter=meter) as models, pytest.raises(ModelUnavailable):
+            propose(tmp_path, models.ideator(), (SEED,))
+    assert ledger.spent == Amount()

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from xar_agent.sandbox.protocol import SandboxInfo
 
 MAX_FILE_BYTES = 10 << 20
-SAME = ("verb", "env", "preset", "policy", "ideas", "ideas_from", "ideas_sha256", "search_seed", "seeds", "submit")
+OF_ENV = ("env", "env_version", "evaluator_version", "preset")
+SAME = ("verb", *OF_ENV, "policy", "ideas", "ideas_from", "ideas_sha256", "search_seed", "seeds", "submit")
 """Settings that a run keeps: with others it would be another undertaking. More epochs or more budget may be given."""
 
 

@@ -66,7 +66,17 @@ def command(
     )
     result = carried_out(plan, began)
     tell(result, as_json=as_json, debug=debug)
-    return 0 if result.n_valid else 1
+    return exit_code(result, result.n_valid)
+
+
+def exit_code(result: BatchResult, n_good: int) -> int:
+    """0 when the plan or the budget is used up and something came of it; else what ended it, or 1."""
+    from xar_agent.errors import BudgetReached
+    from xar_agent.population.proposals import MenuExhausted
+
+    if result.stopped is not None and not isinstance(result.stopped, BudgetReached | MenuExhausted):
+        return result.stopped.exit_code
+    return 0 if n_good else 1
 
 
 def carried_out(plan: Any, began: float) -> BatchResult:

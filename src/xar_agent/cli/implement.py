@@ -102,7 +102,7 @@ def many(
 ) -> int:
     """Every idea in a file, as one batch; how many of them became a patch, and a score."""
     from xar_agent.cli.batch_plan import make_batch_plan
-    from xar_agent.cli.evolve import carried_out, tell
+    from xar_agent.cli.evolve import carried_out, exit_code, tell
 
     began = time.monotonic()
     start_logging(debug=debug)
@@ -117,7 +117,7 @@ def many(
     )
     result = carried_out(plan, began)
     tell(result, as_json=as_json, debug=debug)
-    return 0 if (result.n_valid if submit else result.n_implemented) else 1
+    return exit_code(result, result.n_valid if submit else result.n_implemented)
 
 
 def carry_out(live: Live, plan: Plan) -> Result:
