@@ -48,7 +48,7 @@ def fidelity(
         return "unknown"
     curve = read_curve(jobs_dir / done.id / CURVE)
     first = tuple((point.step, point.loss) for point in curve if point.step <= PROBE_STEPS)
-    reference = cpu_reference(bench, done.spec.seed, cancel=cancel).first_losses
+    reference = cpu_reference(bench, done.spec.seed, max_age_s=None, cancel=cancel).first_losses
     if not first or first != reference:
         return "effect" if first and reference else "unknown"
     base = same_seed_base(bench, done.spec, cancel)

@@ -8,6 +8,7 @@ units of this reference. It is measured before the run with the run's own seed.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -31,6 +32,9 @@ CAP_ALLOWANCE_S = 2.0
 WHOLE_RUN_CPU_S = 5.0
 """A baseline that is expected to need less than this is run to its end."""
 TICK_S = 0.05
+FRESH_S = 600.0
+"""In a batch of hours the machine gets busier and calmer: identical work took 1.2 times the CPU seconds that a probe at
+a calm start had promised, and was charged for it."""
 MAKING_LOCKS = threading.Lock()
 LOCKS: dict[str, threading.Lock] = {}
 """One for each file of this process's runs: a few dozen."""
@@ -44,6 +48,8 @@ class CpuReference:
     """CPU seconds that the whole budget would take."""
     first_losses: tuple[tuple[int, float | None], ...]
     """Step and loss of its curve over those first steps: the same seed and the same code give the same bits."""
+    measured_at: float = 0.0
+    """Seconds since 1970."""
 
     @property
     def cap_s(self) -> float:
@@ -51,8 +57,16 @@ class CpuReference:
         return CAP_FACTOR * self.baseline_cpu_s + CAP_ALLOWANCE_S
 
 
-def cpu_reference(bench: Bench, seed: int, *, cancel: threading.Event | None = None) -> CpuReference:
-    """The reference for one seed, measured once in a run.
+def cpu_reference(
+    bench: Bench, seed: int, *, max_age_s: float | None = FRESH_S, cancel: threading.Event | None = None
+) -> CpuReference:
+    """The reference for one seed, measured again where the last one is old.
+
+    Args:
+        bench: what is measured with.
+        seed: of the run that it is for.
+        max_age_s: how old it may be; None takes one of any age.
+        cancel: ends the measurement when set.
 
     Raises:
         Interrupted: it was cancelled.
@@ -60,12 +74,17 @@ def cpu_reference(bench: Bench, seed: int, *, cancel: threading.Event | None = N
     """
     known = bench.run_dir / "probe" / f"{bench.env.name}-{bench.env.version}-{bench.preset_name}-{seed}.json"
     with one_at_a_time(str(known)):
-        if known.exists():
-            return load(CpuReference, known.read_text())
+        if known.exists() and is_fresh(found := load(CpuReference, known.read_text()), max_age_s):
+            return found
         with bench.scratch_folder("probe") as folder:
             reference = measure(bench, seed, folder, cancel)
         write_json(known, asdict(reference))
         return reference
+
+
+def is_fresh(reference: CpuReference, max_age_s: float | None) -> bool:
+    """It was measured not long ago; also false where the clock has been set back."""
+    return max_age_s is None or 0 <= time.time() - reference.measured_at <= max_age_s
 
 
 @contextmanager
@@ -107,10 +126,10 @@ def measure(bench: Bench, seed: int, folder: Path, cancel: threading.Event | Non
     follower.finish()
     losses = tuple((point.step, point.loss) for point in follower.points if point.step <= PROBE_STEPS)
     if enough.is_set():
-        return CpuReference(scaled(samples, budget), losses)
+        return CpuReference(scaled(samples, budget), losses, time.time())
     if result.exit_code != 0 or not served:
         raise SandboxLost(f"the unchanged repository does not train here: {tail_of(folder / 'probe.log')[-300:]}")
-    return CpuReference(result.cpu_s, losses)
+    return CpuReference(result.cpu_s, losses, time.time())
 
 
 def start(bench: Bench, sandbox: Sandbox, plan: TrainingPlan, log_path: Path) -> Process:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from xar_agent.errors import StoreError
 from xar_agent.jobs.bench import Bench
-from xar_agent.jobs.probe import CAP_ALLOWANCE_S, CAP_FACTOR, cpu_reference
+from xar_agent.jobs.probe import CAP_ALLOWANCE_S, CAP_FACTOR, FRESH_S, cpu_reference
+from xar_agent.jobs.records import dump
 from xar_agent.jobs.training import Progress, TrainingPlan, train
 from xar_agent.jobs.types import FailureClass, JobSpec, JobState
 from xar_agent.jobs.worker import JobOutcome, run_job
@@ -236,4 +238,15 @@ def test_the_cap_is_one_and_a_half_of_what_the_baseline_needs_here(bench: Bench)
     assert 0.05 < reference.baseline_cpu_s < 5
     assert reference.cap_s == pytest.approx(CAP_FACTOR * reference.baseline_cpu_s + CAP_ALLOWANCE_S)
     assert reference.first_losses
-    assert cpu_reference(bench, 7) == reference, "measured once in a run"
+    assert cpu_reference(bench, 7) == reference, "measured once in a while"
+
+
+def test_an_old_reference_is_measured_again_but_its_losses_stay(bench: Bench) -> None:
+    first = cpu_reference(bench, 7)
+    (path,) = (bench.run_dir / "probe").glob("*.json")
+    for measured_at in (first.measured_at - FRESH_S - 1, first.measured_at + 3600):
+        path.write_text(dump(replace(first, baseline_cpu_s=99.0, measured_at=measured_at)))
+        assert cpu_reference(bench, 7, max_age_s=None).baseline_cpu_s == 99.0
+        again = cpu_reference(bench, 7)
+        assert again.baseline_cpu_s < 5
+        assert again.first_losses == first.first_losses
