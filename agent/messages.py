@@ -27,10 +27,6 @@ class ToolsRefused(XarError):
     """The server rejects requests that carry tools: such a model needs the JSON protocol."""
 
 
-class NothingServed(ModelUnavailable):
-    """The request never got to a model: no server, no such model, or not with this key. It has no bill."""
-
-
 class RequestRefused(ModelUnavailable):
     """The server answers but rejects this very request: a parameter that it does not know, most of the time."""
 
@@ -139,3 +135,11 @@ def digest_of(value: object) -> str:
     """sha256 of a JSON value in one canonical spelling."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Charge(Protocol):
+    """One request that the budget has room for."""
+
+    def settle(self, input_tokens: int, output_tokens: int, cost_usd: float | None) -> None:
+        """This is its bill; None: the price is unknown. The first call counts."""
+        ...

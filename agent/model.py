@@ -12,15 +12,18 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from xar_agent.agent.messages import ModelProtocol, ModelReply, ModelRequest, ToolCall
-from xar_agent.agent.model_failures import Failed, classify, final_error
-from xar_agent.errors import ConfigError, Interrupted, ModelUnavailable
+from xar_agent.agent.messages import Charge, ModelProtocol, ModelReply, ModelRequest, ToolCall
+from xar_agent.agent.model_failures import Failed, classify, final_error, is_unbilled
+from xar_agent.errors import BudgetReached, ConfigError, Interrupted, ModelUnavailable
 
 LOCAL_KEY = "none"
 """Servers on one's own machine want no key, but the client insists on having one."""
+Gate = Callable[[ModelRequest], AbstractContextManager[Charge]]
+"""What each attempt passes: it is left when the attempt has ended, and told the bill where there is one."""
 LOOK_S = 0.2
 """How often a thread that waits for a reply looks whether the model was closed."""
 
@@ -56,6 +59,7 @@ class LitellmModel:
         api_key: str | None = None,
         retry: RetryPolicy | None = None,
         timeout_s: float = 600.0,
+        gate: Gate | None = None,
     ) -> None:
         """Nothing is sent yet.
 
@@ -65,11 +69,13 @@ class LitellmModel:
             api_key: None takes the provider's variable from the environment.
             retry: how often a request is sent again.
             timeout_s: seconds for one request.
+            gate: passed by each attempt before it is sent.
         """
         self.name = name
         self.api_base = api_base or (own_server(os.environ) if name.startswith("openai/") else None)
         self.retry = retry or RetryPolicy()
         self.timeout_s = timeout_s
+        self._gate = gate
         self._api_key = api_key or self._key_for_server()
         self._answered = False
         self._closed = threading.Event()
@@ -87,6 +93,7 @@ class LitellmModel:
             ContextOverflow: the request is too long for this model.
             ToolsRefused: the server does not take tools.
             UnknownName: no provider is known for the name.
+            BudgetReached: the gate is shut; this attempt was not sent.
             Interrupted: ``close`` was called meanwhile; whether the request is billed nobody knows.
         """
         self._closed.clear()
@@ -94,8 +101,8 @@ class LitellmModel:
         started = time.monotonic()
         for attempt in range(1, self.retry.attempts + 1):
             try:
-                response = self._sent(litellm, request)
-            except Interrupted:
+                return self._attempt(litellm, request, attempt, started)
+            except (BudgetReached, Interrupted):
                 raise
             except Exception as error:  # the client raises a zoo of classes: each is told apart or raised again
                 failure = classify(error)
@@ -104,10 +111,22 @@ class LitellmModel:
                     raise final_error(failure, self.name, self.api_base, attempt) from error
                 if self._closed.wait(wait_s):
                     raise Interrupted("the model was closed during a wait") from error
-                continue
-            self._answered = True
-            return parse_response(litellm, response, attempt, time.monotonic() - started)
         raise ModelUnavailable(f"{self.name}: no attempt was allowed", "set at least one attempt")
+
+    def _attempt(self, litellm: Any, request: ModelRequest, attempt: int, started: float) -> ModelReply:
+        """One request and its reply, paid for."""
+        with self._gate(request) if self._gate else nullcontext() as charge:
+            try:
+                response = self._sent(litellm, request)
+            except Exception as error:
+                if charge is not None and not isinstance(error, Interrupted) and is_unbilled(error, classify(error)):
+                    charge.settle(0, 0, 0.0)
+                raise
+            self._answered = True
+            reply = parse_response(litellm, response, attempt, time.monotonic() - started)
+            if charge is not None:
+                charge.settle(reply.input_tokens, reply.output_tokens, reply.cost_usd)
+            return reply
 
     def _sent(self, litellm: Any, request: ModelRequest) -> Any:
         """The provider's answer. The client waits in a thread of its own: it knows no other way to be called off."""

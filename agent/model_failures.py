@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from xar_agent.agent.messages import ContextOverflow, NothingServed, RequestRefused, ToolsRefused
+from xar_agent.agent.messages import ContextOverflow, RequestRefused, ToolsRefused
 from xar_agent.errors import ModelUnavailable, UnknownName, XarError
 from xar_agent.redact import redact
 
@@ -32,6 +32,8 @@ REFUSAL_WORDS = (
     "extra",
     "enable-auto-tool-choice",
 )
+
+TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
 
 Kind = Literal["busy", "broken", "unreachable", "key", "name", "unnamed", "overflow", "tools", "request"]
 """busy: 429, 5xx or a time-out; broken: the connection; unnamed: no provider is known for the model's name."""
@@ -117,6 +119,14 @@ def retry_after(error: Exception) -> float | None:
         return None
 
 
+def is_unbilled(error: Exception, failure: Failed) -> bool:
+    """No model has answered for certain: refused, or not reached. Of a time-out or a broken connection nobody knows."""
+    if failure.kind == "busy":
+        status = getattr(error, "status_code", None)
+        return isinstance(status, int) and (status == TOO_MANY_REQUESTS or status >= SERVER_ERROR)
+    return failure.kind != "broken"
+
+
 def first_sentence(error: BaseException) -> str:
     """The error's first line without litellm's own prefixes, at most 300 characters."""
     line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -129,18 +139,17 @@ def final_error(failure: Failed, name: str, api_base: str | None, attempts: int)
     """The error that ends the call, with what to do."""
     where = f"{name} at {api_base}" if api_base else name
     said = redact(failure.message)
-    unserved = NothingServed if attempts == 1 else ModelUnavailable  # an earlier attempt may have been served
     match failure.kind:
         case "overflow":
             return ContextOverflow(said, "use a model with a longer context")
         case "tools":
             return ToolsRefused(f"{where} refuses tools: {said}", "the JSON protocol works without them")
         case "unreachable":
-            return unserved(f"cannot reach {where}: {said}", "is the server running, and is its URL right?")
+            return ModelUnavailable(f"cannot reach {where}: {said}", "is the server running, and is its URL right?")
         case "key":
-            return unserved(f"{where} refuses the key: {said}", "check the provider's API key variable")
+            return ModelUnavailable(f"{where} refuses the key: {said}", "check the provider's API key variable")
         case "name":
-            return unserved(f"{where} is not there: {said}", "check the model's name and OPENAI_BASE_URL")
+            return ModelUnavailable(f"{where} is not there: {said}", "check the model's name and OPENAI_BASE_URL")
         case "unnamed":
             hint = "name it as PROVIDER/MODEL, such as openai/gpt-4.1-mini or ollama_chat/qwen3"
             return UnknownName(f"no provider is known for the model {name!r}", hint)

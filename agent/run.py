@@ -245,22 +245,20 @@ class Attempt:
         rows = self.store.implementations(self.idea.id)
         if rows and rows[-1] == record:
             return
-        self.store.add_implementation(record)
         last = rows[-1] if rows else None
         spent = implementation.usage.cost_usd
         known = spent is not None and (last is None or last.cost_usd is not None)
         before_usd = (last.cost_usd if last else 0.0) or 0.0
-        self.store.add_spend(
-            Spend(
-                self.idea.id,
-                "model",
-                model=implementation.model,
-                input_tokens=record.input_tokens - (last.input_tokens if last else 0),
-                output_tokens=record.output_tokens - (last.output_tokens if last else 0),
-                cost_usd=(spent or 0.0) - before_usd if known else None,
-                wall_s=implementation.duration_s,
-            )
+        bill = Spend(
+            self.idea.id,
+            "model",
+            model=implementation.model,
+            input_tokens=record.input_tokens - (last.input_tokens if last else 0),
+            output_tokens=record.output_tokens - (last.output_tokens if last else 0),
+            cost_usd=(spent or 0.0) - before_usd if known else None,
+            wall_s=implementation.duration_s,
         )
+        self.store.add_implementation(record, bill)
 
 
 def record_of(implementation: Implementation, run_dir: Path) -> ImplementationRecord:

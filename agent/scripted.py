@@ -80,6 +80,15 @@ class ScriptedModel:
         number = sum(message["role"] == "assistant" for message in request.messages)
         return free(replies[number]) if number < len(replies) else free(ModelReply("The script is over."))
 
+    def highest_prices(self) -> tuple[float, float] | None:
+        """USD a token of input and of output at most; None where a reply costs something and has no tokens."""
+        replies = [*self._replies, *(reply for case in self._cases for reply in case.replies)]
+        billed = [(r.cost_usd, r.input_tokens + r.output_tokens) for r in replies if r.cost_usd]
+        if any(not tokens for _, tokens in billed):
+            return None
+        highest = max((cost / tokens for cost, tokens in billed), default=0.0)
+        return highest, highest
+
     def _replies_to(self, request: ModelRequest) -> tuple[ModelReply, ...]:
         if not self._cases:
             return self._replies

@@ -17,8 +17,8 @@ from xar_agent.agent.json_actions import JsonActionModel
 from xar_agent.agent.local_chat import LocalChat
 from xar_agent.agent.local_files import known_model, verified
 from xar_agent.agent.local_server import Completion, LocalServer
-from xar_agent.agent.messages import ChatModel, ModelProtocol, ModelReply, ModelRequest
-from xar_agent.agent.model import LitellmModel
+from xar_agent.agent.messages import Charge, ChatModel, ModelProtocol, ModelReply, ModelRequest
+from xar_agent.agent.model import Gate, LitellmModel
 from xar_agent.agent.scripted import ScriptedModel
 from xar_agent.errors import Interrupted
 
@@ -26,14 +26,6 @@ MAX_TOKENS = 8192
 """Of an answer, set where a meter must know the worst case beforehand and the request leaves it open."""
 CHAT_SLOT = SLOTS
 """The guided policy has those before it."""
-
-
-class Charge(Protocol):
-    """One request that the budget has room for."""
-
-    def settle(self, input_tokens: int, output_tokens: int, cost_usd: float | None) -> None:
-        """It was answered, and this is its bill; None: the price is unknown."""
-        ...
 
 
 class Meter(Protocol):
@@ -52,24 +44,36 @@ class Meter(Protocol):
         ...
 
 
-class MeteredModel:
-    """A model whose every request passes a meter first."""
+def gate_of(meter: Meter) -> Gate:
+    """What a request passes on its way to a hosted model."""
 
-    def __init__(self, inner: ChatModel, meter: Meter) -> None:
+    def enter(request: ModelRequest) -> AbstractContextManager[Charge]:
+        sent = {"messages": request.messages, "tools": request.tools, **request.parameters()}
+        return meter.call(n_bytes(sent), request.max_tokens or MAX_TOKENS)
+
+    return enter
+
+
+class BoundedModel:
+    """A model whose every answer has a longest length, so that a meter can know the worst case."""
+
+    def __init__(self, inner: ChatModel, gate: Gate | None = None) -> None:
+        """``gate`` is passed by each request; None where the inner model has one for each of its attempts."""
         self._inner = inner
-        self._meter = meter
+        self._gate = gate
         self.name = inner.name
         self.protocol: ModelProtocol = inner.protocol
 
     def complete(self, request: ModelRequest) -> ModelReply:
-        """The inner model's reply, charged.
+        """The inner model's reply.
 
         Raises:
             BudgetReached: nothing was sent.
         """
         bounded = request if request.max_tokens is not None else replace(request, max_tokens=MAX_TOKENS)
-        sent = {"messages": bounded.messages, "tools": bounded.tools, **bounded.parameters()}
-        with self._meter.call(n_bytes(sent), bounded.max_tokens or MAX_TOKENS) as charge:
+        if self._gate is None:
+            return self._inner.complete(bounded)
+        with self._gate(bounded) as charge:
             reply = self._inner.complete(bounded)
             charge.settle(reply.input_tokens, reply.output_tokens, reply.cost_usd)
         return reply
@@ -222,14 +226,12 @@ class ModelSource:
         self._check_open()
         if self._shared is not None:
             return LocalChat(self.name, self._shared, slot=CHAT_SLOT)  # the server itself is metered
+        gate = gate_of(self._meter) if self._meter is not None else None
         if self._script is not None:
-            return self._metered(self._script)
-        hosted = LitellmModel(self.name, api_base=self._choice.api_base)
+            return BoundedModel(self._script, gate) if gate else self._script
+        hosted = LitellmModel(self.name, api_base=self._choice.api_base, gate=gate)
         self._opened.add(hosted)
-        return self._metered(hosted)
-
-    def _metered(self, model: ChatModel) -> ChatModel:
-        return MeteredModel(model, self._meter) if self._meter is not None else model
+        return BoundedModel(hosted) if gate else hosted
 
     def _check_open(self) -> None:
         if self._closed:

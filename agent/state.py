@@ -43,7 +43,7 @@ class State:
     ended_by: str = ""
     """The tool that ended the episode."""
     judged: bool = True
-    """False after a complete step, until something follows it: a crash may have kept its consequences off the record."""
+    """False after a complete step, until something follows it: a crash may have kept what it meant off the record."""
     pending: list[tuple[str, str, str]] = field(default_factory=list)
     """Calls of the step under way: what was called, error code, what was shown."""
 

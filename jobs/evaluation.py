@@ -20,8 +20,8 @@ from xar_agent.errors import EvaluationError
 from xar_agent.jobs.bench import EVALUATOR, VALIDATION, Bench
 from xar_agent.jobs.classify import last_frame, log_tail
 from xar_agent.jobs.frames import FrameError, FramePipe
-from xar_agent.jobs.full_disk import blame_full_disk
-from xar_agent.jobs.relay import PATIENCE, Patience, Relay
+from xar_agent.jobs.full_disk import blame_full_disk, blame_stopped
+from xar_agent.jobs.relay import PATIENCE, Patience, Relay, limit_of
 from xar_agent.jobs.types import Check, Failure, FailureClass
 from xar_agent.sandbox import open_sandbox
 from xar_agent.sandbox.protocol import Bind, Process
@@ -93,6 +93,8 @@ def evaluate(
             result = converse(FramePipe(process, cancel), relay, time.monotonic() + wall_s)
         except FrameError as error:
             blame_full_disk(folder, "the evaluation")
+            if limit_of(process):
+                blame_stopped(folder, "the evaluation", process.wait())
             raise EvaluationError(f"the evaluator {error}: {tail_of(folder / 'evaluator.log')}") from error
     value, metrics, checks = parse_result(result)
     return Measurement(value, metrics, checks, failure_of(value, checks, relay), audit_seed, relay.cpu_s)

@@ -15,7 +15,7 @@ from xar_agent.errors import EvaluationError
 from xar_agent.jobs.bench import WORKER, Bench
 from xar_agent.jobs.classify import verdict_by_end
 from xar_agent.jobs.frames import Frame, FrameError, FramePipe, Late, WrongShape, error_frame
-from xar_agent.jobs.full_disk import blame_full_disk
+from xar_agent.jobs.full_disk import blame_full_disk, blame_stopped
 from xar_agent.jobs.outputs import OUT
 from xar_agent.jobs.types import FailureClass
 from xar_agent.sandbox import open_sandbox
@@ -163,9 +163,11 @@ class Relay:
         if type(error) is FrameError:
             found = limit_of(self.workers[name].process) or found
         self.blame = self.blame or found[0]
+        process = self.workers[name].process
         self._stop(name)
-        if type(error) is FrameError:  # it has ended
+        if type(error) is FrameError:
             blame_full_disk(self.folder, "the evaluation")
+            blame_stopped(self.folder, "the evaluation", process.wait())
         return error_frame(f"the worker {found[1]}")
 
     def _stop(self, name: str) -> None:

@@ -113,8 +113,28 @@ class RunStore(Tables):
     def open_or_create(cls, runs_dir: Path, name: str | None, settings: Mapping[str, Any]) -> RunStore:
         """``--run NAME``: resume the run of that name, or begin it."""
         if name and (Path(runs_dir) / name / RUN_FILE).exists():
-            return cls.open(runs_dir, name)
+            store = cls.open(runs_dir, name)
+            try:
+                store.take_settings(settings)
+            except BaseException:
+                store.close()
+                raise
+            return store
         return cls.create(runs_dir, name, settings)
+
+    def take_settings(self, settings: Mapping[str, Any]) -> None:
+        """Record with what settings the run goes on, and those that they replace.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        record, now = self.record, run_record(settings)
+        before = record.get("settings") or {}
+        changed = {key: before.get(key) for key in now["settings"] if before.get(key) != now["settings"][key]}
+        if changed:
+            earlier = [*record.get("earlier_settings", []), {"until": time.time(), "settings": changed}]
+            kept = {**record, "settings": now["settings"], "seeds": now["seeds"], "budget": now["budget"]}
+            write_json(self.dir / RUN_FILE, {**kept, "earlier_settings": earlier})
 
     @property
     def record(self) -> dict[str, Any]:

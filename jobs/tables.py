@@ -60,11 +60,13 @@ class Tables:
             for r in rows
         )
 
-    def add_implementation(self, record: ImplementationRecord) -> None:
-        """Record what an episode made of an idea; a later episode of the same idea follows it."""
+    def add_implementation(self, record: ImplementationRecord, spend: Spend | None = None) -> None:
+        """Record what an episode made of an idea, and its bill; a later episode of the same idea follows it."""
         with self._writing() as db:
             sql = "INSERT INTO implementations (idea_id, record, created_at) VALUES (?, ?, ?)"
             db.execute(sql, (record.idea_id, dump(record), time.time()))
+            if spend is not None:
+                insert_spend(db, spend)
 
     def implementations(self, idea_id: str | None = None) -> tuple[ImplementationRecord, ...]:
         """Of one idea or of all, oldest first."""

@@ -129,18 +129,22 @@ def candidate_of(store: RunStore, idea: IdeaRecord) -> Candidate:
     if evaluations:
         scored = with_failed_jobs(score(evaluations, baseline, evaluations[0].direction), judged)
         scored = with_fidelity(scored, fidelity)
-    same_as = original_of(store, made[-1]) if made and not jobs else ""
+    twins = jobs_of_tree(store, made[-1]) if made and not jobs else ()
+    same_as = twins[0].spec.idea_id if twins else ""
+    if twins and all(job.state.ended and job.evaluation is None for job in twins):
+        judged, same_as = twins, ""  # the very same code failed: so does this idea
     prices = [spent.cost_usd for spent in store.spend(idea.id)]
     known = [price for price in prices if price is not None]
     cost = sum(known) if len(known) == len(prices) else None
     return Candidate(idea, made[-1] if made else None, judged, scored, fidelity, baseline, cost, same_as)
 
 
-def original_of(store: RunStore, made: ImplementationRecord) -> str:
-    """Id of the other idea that had this tree trained; empty when none had."""
+def jobs_of_tree(store: RunStore, made: ImplementationRecord) -> tuple[Job, ...]:
+    """The jobs of the other idea that had this tree trained; none when none had."""
     if made.outcome != "submitted":
-        return ""
-    return next((job.spec.idea_id for job in store.jobs() if job.spec.tree == made.tree), "")
+        return ()
+    jobs = [job for job in read_jobs(store) if job.spec.tree == made.tree and job.spec.split == "val"]
+    return tuple(job for job in jobs if job.spec.idea_id == jobs[0].spec.idea_id)
 
 
 def outcome_of(store: RunStore, idea: Idea) -> Outcome:
@@ -156,6 +160,7 @@ def outcome_of(store: RunStore, idea: Idea) -> Outcome:
         reason=same_code_as(one.same_as) if one.same_as else one.reason,
         diff=path.read_text(errors="replace") if path and path.is_file() else "",
         tree=made.tree if made else "",
+        fidelity=one.fidelity,
         same_as=one.same_as,
     )
 

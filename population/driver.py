@@ -135,6 +135,7 @@ class BatchWork:
             pending=wanted.pending,
             folder=self.store.dir / IDEATION,
             rng_seed=wanted.rng_seed,
+            samples_evenly=wanted.samples_evenly,
         )
 
     def carry_out(self, idea: Idea) -> None:

@@ -4,7 +4,8 @@ It knows neither models nor sandboxes: it is handed a ``Work``, so that it runs 
 is known. Ideas are carried out by a few threads; everything else happens in the calling one, which sleeps until a
 result comes. Each decision is on disk before it has any effect.
 
-Epochs overlap: the next one begins as soon as a thread is free and half of the results of the one before are in.
+Epochs overlap unless the policy says otherwise: the next one begins as soon as a thread is free and half of the
+results of the one before are in.
 """
 
 from __future__ import annotations
@@ -72,6 +73,8 @@ class Wanted:
     """Handed out, without a result."""
     rng_seed: str
     """For whatever else is left to chance."""
+    samples_evenly: bool = False
+    """See ``Policy``."""
 
 
 class Work(Protocol):
@@ -188,7 +191,8 @@ class Evolution:
         for epoch in range(self.plan.epochs):
             planned = positions_planned(self.log.proposals, epoch)
             if planned < self.plan.ideas:
-                if epoch and 2 * sum(o.idea.epoch == epoch - 1 for o in self._outcomes) < self.plan.ideas:
+                known = sum(outcome.idea.epoch == epoch - 1 for outcome in self._outcomes)
+                if epoch and known < self.plan.policy.wait_share * self.plan.ideas:
                     return None
                 most = FIRST_BATCH if epoch == 0 else max(LATER_BATCH, self.plan.parallel)
                 return Stage(epoch, self.plan.ideas, planned, min(most, self.plan.ideas - planned))
@@ -201,7 +205,9 @@ class Evolution:
         number = len(self.log.proposals)
         rng_seed = f"{self.plan.seed}:{number}"
         slots = self.plan.policy.select(stage, self.outcomes, random.Random(rng_seed))
-        wanted = Wanted(number, stage, slots, self.outcomes, tuple(self._crew.at_work), rng_seed)
+        wanted = Wanted(
+            number, stage, slots, self.outcomes, tuple(self._crew.at_work), rng_seed, self.plan.policy.samples_evenly
+        )
         self._tell(Progress("proposing", epoch=stage.epoch, count=stage.count))
         try:
             ideas = tuple(replace(idea, epoch=stage.epoch) for idea in self.work.propose(wanted))

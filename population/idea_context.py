@@ -59,6 +59,8 @@ class Scene:
     files: Mapping[str, str]
     outcomes: Sequence[Outcome]
     knobs: Sequence[Knob] = ()
+    samples_evenly: bool = False
+    """Where not all that was tried fits: any of it alike."""
 
 
 def system_text(scene: Scene, room: Room) -> str:
@@ -136,11 +138,14 @@ def range_of(knob: Knob | None) -> str:
 
 
 def tried(scene: Scene, room: Room, outcomes: Sequence[Outcome], rng: random.Random) -> dict[str, Any]:
-    """The lists of ``ideate_tried``: best winners and latest failures first, then a sample of all the rest."""
+    """The lists of ``ideate_tried``: best winners and latest failures first unless any are alike; then a sample."""
     lines = {id(outcome): line_of(scene, room, outcome) for outcome in outcomes}
     winners = sorted((o for o in outcomes if o.beats_baseline), key=lambda o: -(o.gain or 0.0))
     failures = [o for o in reversed(outcomes) if not o.valid]
-    shown = within(winners, lines, room.tried * WINNERS_SHARE) + within(failures, lines, room.tried * FAILURES_SHARE)
+    shown: list[Outcome] = []
+    if not scene.samples_evenly:
+        shown += within(winners, lines, room.tried * WINNERS_SHARE)
+        shown += within(failures, lines, room.tried * FAILURES_SHARE)
     seen = {id(outcome) for outcome in shown}
     rest = [outcome for outcome in outcomes if id(outcome) not in seen]
     rng.shuffle(rest)

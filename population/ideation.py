@@ -60,6 +60,8 @@ class Call:
     folder: Path
     """Where the replies of all proposals are recorded."""
     rng_seed: str
+    samples_evenly: bool = False
+    """Where not all that was tried fits: any of it alike, rather than the best and the latest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def propose_with_model(
         StoreError: a reply cannot be recorded.
     """
     log = ReplyLog(call.folder / f"{proposal_name(call.number)}.jsonl")
-    scene = Scene(env, preset, baseline, files, call.outcomes, knobs)
+    scene = Scene(env, preset, baseline, files, call.outcomes, knobs, call.samples_evenly)
     return Ideation(call, scene, model, log, on_event or (lambda _: None)).run(knobs)
 
 

@@ -6,11 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from xar_agent.agent.messages import ContextOverflow, NothingServed, RequestRefused, ToolsRefused
 from xar_agent.population.budget import Amount, Ledger, Reservation
-
-UNPAID = (ContextOverflow, NothingServed, RequestRefused, ToolsRefused)
-"""What no model answers has no bill. Of a connection that broke nobody knows: it counts at its worst."""
 
 Prices = tuple[float, float]
 """USD a token of input and of output."""
@@ -27,7 +23,7 @@ class BudgetMeter:
 
     @contextmanager
     def call(self, input_bytes: int, max_tokens: int) -> Iterator[CallCharge]:
-        """Hold the worst case of one request while it is under way.
+        """Hold the worst case of one request while it is under way; what is never settled was as dear as that.
 
         Raises:
             BudgetReached: it may not be sent.
@@ -36,11 +32,7 @@ class BudgetMeter:
         usd = self._prices[0] * input_bytes + self._prices[1] * max_tokens
         worst = Amount(usd=usd, tokens=input_bytes + max_tokens)
         with self._ledger.reserve("model", worst, cancel=self._cancel) as reserved:
-            try:
-                yield CallCharge(reserved)
-            except UNPAID:
-                reserved.settle(Amount())
-                raise
+            yield CallCharge(reserved)
 
 
 class CallCharge:

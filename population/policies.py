@@ -54,6 +54,10 @@ class Policy:
     """By default."""
     words: str
     """For a person."""
+    wait_share: float = 0.5
+    """An epoch begins when this share of the results of the one before is in."""
+    samples_evenly: bool = False
+    """Where not all that was tried fits into a prompt: any of it alike, rather than the best and the latest first."""
 
 
 def exploit_share(epoch: int) -> float:
@@ -105,14 +109,14 @@ def seeds(stage: Stage) -> tuple[Slot, ...]:
 
 def best(outcomes: Sequence[Outcome]) -> Outcome | None:
     """The valid outcome with the largest gain; the earlier one of equals."""
-    scored = [outcome for outcome in outcomes if outcome.valid and outcome.gain is not None]
+    scored = [o for o in outcomes if o.valid and o.gain is not None and o.fidelity != "no_effect"]
     return max(scored, key=lambda outcome: outcome.gain or 0.0, default=None)
 
 
 POLICIES: Mapping[str, Policy] = {
     policy.name: policy
     for policy in (
-        Policy("paper", paper, "model", "the paper's search: explore, and exploit what beats the baseline"),
+        Policy("paper", paper, "model", "the paper's search: explore, and exploit what beats the baseline", 1.0, True),
         Policy("best-of-n", best_of_n, "model", "independent ideas, no search"),
         Policy("knobs", best_of_n, "knobs", "random settings of the environment's knobs, no model"),
         Policy("hill-climb", hill_climb, "model", "children of the best idea so far"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xar_agent.agent.types import Idea, Origin
-from xar_agent.jobs.types import FailureClass, Score
+from xar_agent.jobs.types import FailureClass, Fidelity, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class Outcome:
     diff: str = ""
     """Its patch against the environment's base; empty when there is none."""
     tree: str = ""
+    fidelity: Fidelity = "unknown"
     same_as: str = ""
     """Id of the earlier idea whose tree it repeats; empty for the first one of a tree."""
 
@@ -43,5 +44,8 @@ class Outcome:
 
     @property
     def beats_baseline(self) -> bool:
-        """Its mean is on the good side of the baseline's, by whatever amount: the paper's criterion for parents."""
-        return self.valid and self.gain is not None and self.gain > 0
+        """Its mean is on the good side of the baseline's, by whatever amount: the paper's criterion for parents.
+
+        A patch that changes nothing does not beat anything: what it differs by is chance.
+        """
+        return self.valid and self.gain is not None and self.gain > 0 and self.fidelity != "no_effect"

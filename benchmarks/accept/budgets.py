@@ -15,7 +15,7 @@ USD_A_TOKEN = 2e-6
 """Of the scripted replies: 0.0009 USD a step, 0.0036 a proposal."""
 IDEAS: Sequence[Sequence[Change]] = ((LARGER, EPOCHS[0][3]), EPOCHS[1][:2])
 N_IDEAS = 4
-IN_ALL = {"--budget-usd": (0.005, 0.35), "--budget-tokens": (3_000, 170_000), "--budget-hours": (3 / 3600, 20 / 3600)}
+IN_ALL = {"--budget-usd": (0.02, 0.06), "--budget-tokens": (10_000, 30_000), "--budget-hours": (3 / 3600, 20 / 3600)}
 """Range of each limit: from less than one request's worst case to more than the whole search may hold."""
 
 
@@ -46,7 +46,7 @@ def one_setting(folder: Path, script: Path, number: int, rng: random.Random) -> 
     plan = ["--epochs", epochs, "--ideas", ideas, "--parallel", rng.choice(["1", "2"])]
     name = f"b{number}"
     ended = run(search(script, folder, name, *plan, *flags, "--json"))
-    if ended.returncode not in (0, 1) or not ended.stdout.startswith("{"):
+    if ended.returncode not in (0, 1) or '"stopped":' not in ended.stdout:
         return "", f"{flags}: exit {ended.returncode}, {ended.stderr.strip()[-200:]}"
     stopped = json.loads(ended.stdout)["stopped"] or ""
     wrong = exceeded(folder / name, limits)

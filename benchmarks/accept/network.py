@@ -134,5 +134,6 @@ def dead_network(folder: Path) -> Point:
     needed = len([line for line in decisions(folder / "stub", "proposal")]) + 3 * N_IDEAS
     if answered != needed:
         wrong.append(f"{answered} answers where {needed} were needed")
-    figure = f"exit 3 and one line at {DEAD}; a server that died {len(DIES_AFTER)} times: exit 3 each time, then all {N_IDEAS} ideas"
+    deaths = f"a server that died {len(DIES_AFTER)} times: exit 3 each time, then all {N_IDEAS} ideas"
+    figure = f"exit 3 and one line at {DEAD}; {deaths}"
     return not wrong, "; ".join(wrong) or f"{figure} with {answered} answers, as many as an undisturbed run needs"

@@ -125,8 +125,9 @@ def paper(folder: Path, runs: Sequence[Path]) -> Point:
         (run_dir, wrong), how = evolved(folder, {**PAPER, **PAPER_IDEAS}), "measured now"
     ended = len(decisions(run_dir, "result"))
     proposed = [idea for line in decisions(run_dir, "proposal") for idea in line["ideas"]]
-    epochs = 1 + max((idea["epoch"] for idea in proposed), default=-1)
-    wrong = wrong or unfinished(run_dir, epochs * settings_of(run_dir)["ideas"])
+    settings = settings_of(run_dir)
+    epochs = settings["epochs"]
+    wrong = wrong or unfinished(run_dir, epochs * settings["ideas"])
     valid = sum(line["mean"] is not None for line in decisions(run_dir, "result"))
     origins = sorted({idea["origin"] for idea in proposed})
     figure = (

@@ -13,6 +13,10 @@ from toy_search import EPOCHS, Change, Point, environment, run, search, unfinish
 
 TIMES = 6
 STOP_S = 30.0
+INTERRUPTED = (130, -signal.SIGINT)
+"""A shell shows 130 for both; the second is Python's own, before the command has begun and after it has ended."""
+IN_SANDBOX = 3
+"""Processes under the command while one runs in a sandbox: its supervisor, the sandbox and the command itself."""
 RUNAWAY = Change(
     "Runaway child", "What it starts should end with it.", "Start a sleeping process from train.py.", "train.py",
     "    model = NgramModel({}, ",
@@ -46,15 +50,15 @@ def alive(seen: set[psutil.Process], marker: str) -> list[str]:
     return found
 
 
-def interrupt(argv: list[str], marker: str, delay_s: float) -> tuple[str, int]:
-    """Start, send Ctrl-C after a while; what was wrong, and how many processes there were at that moment."""
+def interrupt(argv: list[str], marker: str, delay_s: float, *, at_work: bool) -> tuple[str, int]:
+    """Send Ctrl-C after a while, or when a sandbox is next at work; what was wrong, and how many processes ran."""
     child = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(),
                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
     seen: set[psutil.Process] = set()
     deadline = time.monotonic() + delay_s
-    while child.poll() is None and time.monotonic() < deadline:
+    while child.poll() is None and (time.monotonic() < deadline or (at_work and len(below(child.pid)) < IN_SANDBOX)):
         seen |= below(child.pid)
-        time.sleep(0.05)
+        time.sleep(0.02)
     ended, n_running = child.poll() is not None, len(below(child.pid))
     seen |= below(child.pid)
     child.send_signal(signal.SIGINT)
@@ -65,7 +69,7 @@ def interrupt(argv: list[str], marker: str, delay_s: float) -> tuple[str, int]:
         return f"still running {STOP_S:.0f} s after Ctrl-C", n_running
     if left := alive(seen, marker):
         return f"left: {left}", n_running
-    right = ended or (child.returncode == 130 and "Traceback" not in err)
+    right = ended or (child.returncode in INTERRUPTED and "Traceback" not in err)
     return "" if right else f"exit {child.returncode}, {err.strip()[-200:]!r}", n_running
 
 
@@ -75,8 +79,8 @@ def ctrl_c(folder: Path, seed: int = 10) -> Point:
     argv = search(script, folder, "r", "--ideas", "2", "--epochs", "2")
     wrong, counts = [], []
     for number in range(TIMES):
-        delay_s = rng.uniform(0.0, 1.0) if number == 0 else rng.uniform(1.5, 7.0)
-        problem, n_running = interrupt(argv, str(folder), delay_s)
+        delay_s = rng.uniform(0.0, 4.0)
+        problem, n_running = interrupt(argv, str(folder), delay_s, at_work=number > 1)
         counts.append(n_running)
         wrong += [f"after {delay_s:.1f} s: {problem}"] if problem else []
     ended = run(argv)

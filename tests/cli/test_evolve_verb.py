@@ -42,7 +42,7 @@ def toy(user_cache: Path) -> None:
 
 @pytest.mark.usefixtures("toy")
 def test_a_search_implements_trains_and_builds_on_what_works(xar: Any, runs_dir: Path) -> None:
-    ended = xar(*SEARCH, "--run", "r", "--parallel", "2", "--json")
+    ended = xar(*SEARCH, "--run", "r", "--parallel", "1", "--json")
     assert ended.code == 0, ended.err
     report = ended.json
     found = {one["text"].split(".")[0]: one for one in report["candidates"]}
@@ -61,17 +61,22 @@ def test_a_search_implements_trains_and_builds_on_what_works(xar: Any, runs_dir:
     assert len(evaluations(runs_dir / "r")) == 6
     assert found["Broken schedule"]["failure"]["class"] == "CODE"
     assert "no such schedule" in found["Broken schedule"]["failure"]["reason"]
-    assert report["completion"] == {"ideas": 8, "implemented": 7, "valid": 6, "rate": 0.75}
+    assert counted(report) == {"ideas": 7, "open": 0, "repeats": 1, "valid": 6, "implemented": 7}
 
     # What the script says that its replies cost: 1,800 tokens a proposal, 440 a step of an episode.
     steps = sum(len(replies(title)) for title in found)
     assert spent(runs_dir / "r") == 2 * 1800 + 440 * steps
 
     before = (runs_dir / "r" / "decisions.jsonl").read_bytes(), spent(runs_dir / "r")
-    again = xar(*SEARCH, "--run", "r", "--json")
+    again = xar(*SEARCH, "--run", "r", "--parallel", "1", "--json")
     assert again.code == 0
     assert again.json["candidates"] == report["candidates"]
     assert ((runs_dir / "r" / "decisions.jsonl").read_bytes(), spent(runs_dir / "r")) == before
+
+
+def counted(report: Any) -> dict[str, int]:
+    """How many ideas became what."""
+    return {name: report["completion"][name] for name in ("ideas", "open", "repeats", "valid", "implemented")}
 
 
 def replies(title: str) -> Sequence[Any]:
@@ -156,7 +161,10 @@ def test_a_token_budget_is_kept_and_a_larger_one_goes_on(xar: Any, runs_dir: Pat
     assert ended.code == (0 if ended.json["completion"]["valid"] else 1)
     whole = xar(*SEARCH, "--run", "r", "--budget-tokens", "1000000", "--json")
     assert whole.code == 0
-    assert whole.json["completion"]["ideas"] == 8
+    assert counted(whole.json) == {"ideas": 7, "open": 0, "repeats": 1, "valid": 6, "implemented": 7}
+    settings = json.loads((runs_dir / "r" / "run.json").read_text())
+    assert settings["budget"]["budget_tokens"] == settings["settings"]["budget_tokens"] == 1_000_000
+    assert [one["settings"] for one in settings["earlier_settings"]] == [{"budget_tokens": limit}]
     assert whole.json["stopped"] is None
 
 
@@ -200,7 +208,8 @@ def test_a_file_of_ideas_is_a_batch_with_a_completion_rate(xar: Any, runs_dir: P
     path.write_text("# three ideas\nFewer rows\n\nBroken schedule\nPairs\nFewer rows\n")
     ended = xar("implement", "--ideas", path, "--env", "toy", "--model", MODEL, "--run", "r", "--json")
     assert ended.code == 0, ended.err
-    assert ended.json["completion"] == {"ideas": 3, "implemented": 2, "valid": 2, "rate": pytest.approx(2 / 3)}
+    assert counted(ended.json) == {"ideas": 3, "open": 0, "repeats": 0, "valid": 2, "implemented": 2}
+    assert ended.json["completion"]["rate"] == pytest.approx(2 / 3)
     assert [idea["text"] for idea in proposals(runs_dir / "r")[0]["ideas"]] == [
         "Fewer rows",
         "Broken schedule",

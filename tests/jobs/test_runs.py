@@ -99,7 +99,8 @@ def test_a_taken_name_is_refused_and_resumed_by_open_or_create(runs_dir: Path) -
         RunStore.create(runs_dir, "run", {})
     with RunStore.open_or_create(runs_dir, "run", {"env": "other"}) as store:
         assert [idea.text for idea in store.ideas()] == ["do it"]
-        assert store.record["settings"] == {"env": "toy"}
+        assert store.record["settings"] == {"env": "other"}
+        assert [one["settings"] for one in store.record["earlier_settings"]] == [{"env": "toy"}]
 
 
 def test_a_second_driver_is_refused_with_the_firsts_process_id_and_readers_are_not(store: RunStore) -> None:
@@ -143,6 +144,15 @@ def test_everything_recorded_comes_back_as_it_was(store: RunStore) -> None:
         assert reader.cached_evaluation("cache") == FOUND
         assert reader.cached_evaluation("other") is None
         assert reader.finding("idea") is None
+
+
+def test_an_implementation_and_its_bill_are_recorded_together_or_not_at_all(store: RunStore) -> None:
+    bill = Spend("idea", "model", input_tokens=10, output_tokens=20)
+    with pytest.raises(StoreError):
+        store.add_implementation(MADE, replace(bill, kind=None))  # type: ignore[arg-type]
+    assert store.implementations("idea") == ()
+    store.add_implementation(MADE, bill)
+    assert (store.implementations("idea"), store.spend("idea")) == ((MADE,), (bill,))
 
 
 def test_a_finding_keeps_the_baseline_it_was_made_with(store: RunStore) -> None:

@@ -95,7 +95,8 @@ def test_a_slow_idea_does_not_hold_up_the_next_epoch_and_is_folded_in_when_it_co
             super().carry_out(idea)
 
     until = threading.Event()
-    first = Evolution(plan(parallel=2), Landscape(tmp_path), DecisionLog(tmp_path), cancel=threading.Event())
+    wanted = plan("hill-climb", parallel=2)
+    first = Evolution(wanted, Landscape(tmp_path), DecisionLog(tmp_path), cancel=threading.Event())
     first._propose()  # the first proposal alone, to know the first idea
     slow_id = first.log.ideas[0].id
 
@@ -104,7 +105,7 @@ def test_a_slow_idea_does_not_hold_up_the_next_epoch_and_is_folded_in_when_it_co
             until.set()
 
     work = OneIsSlow(tmp_path)
-    evolution = Evolution(plan(parallel=2), work, DecisionLog(tmp_path), cancel=work.cancel, on_progress=watch)
+    evolution = Evolution(wanted, work, DecisionLog(tmp_path), cancel=work.cancel, on_progress=watch)
     evolution.run()
     order = [outcome.idea for outcome in evolution.outcomes]
     assert until.is_set()
@@ -114,10 +115,16 @@ def test_a_slow_idea_does_not_hold_up_the_next_epoch_and_is_folded_in_when_it_co
 
 
 def test_an_epoch_begins_when_half_of_the_one_before_is_in(tmp_path: Path) -> None:
-    _, work = run(tmp_path, plan(ideas=4, parallel=8), Landscape(tmp_path, takes_s=0.02))
+    _, work = run(tmp_path, plan("hill-climb", ideas=4, parallel=8), Landscape(tmp_path, takes_s=0.02))
     seen = {wanted.stage.epoch: len(wanted.outcomes) for wanted in reversed(work.asked)}
     assert 2 <= seen[1] <= 4
     assert 6 <= seen[2] <= 8
+
+
+def test_the_papers_epochs_begin_when_all_results_are_in(tmp_path: Path) -> None:
+    _, work = run(tmp_path, plan("paper", ideas=4, parallel=3), Landscape(tmp_path, takes_s=0.01))
+    assert [len(wanted.outcomes) for wanted in work.asked] == [0, 4, 8]
+    assert all(wanted.samples_evenly for wanted in work.asked)
 
 
 def test_an_epoch_where_every_idea_fails_goes_on_and_the_next_one_is_told_why(tmp_path: Path) -> None:

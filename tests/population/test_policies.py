@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from landscape import BASELINE, scored
@@ -100,6 +101,13 @@ def test_the_same_seed_gives_the_same_choice() -> None:
     stage = Stage(4, 20, 0, 20)
     assert paper(stage, TRIED, random.Random("1:4")) == paper(stage, TRIED, random.Random("1:4"))
     assert paper(stage, TRIED, random.Random("1:4")) != paper(stage, TRIED, random.Random("2:4"))
+
+
+def test_a_patch_that_changes_nothing_is_no_parent_however_lucky_it_was() -> None:
+    lucky = replace(outcome(0.8, BASELINE - 0.5), fidelity="no_effect")
+    assert not lucky.beats_baseline
+    assert best([*TRIED, lucky]) == BETTER[0]
+    assert hill_climb(Stage(1, 1, 0, 1), [*TRIED, lucky], random.Random(1))[0].parents == (BETTER[0].idea.id,)
 
 
 def test_exploits_are_spread_over_the_epoch() -> None:

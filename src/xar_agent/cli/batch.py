@@ -38,7 +38,7 @@ class BatchResult:
     stopped: XarError | None
     """What ended it before its plan was used up."""
     n_valid: int
-    n_done: int
+    """Ideas whose result is in and valid."""
     n_implemented: int
     """Ideas whose smoke test passed and that were submitted."""
     duration_s: float
@@ -65,10 +65,10 @@ def run_batch(live: Live, plan: BatchPlan, began: float) -> BatchResult:
         bench = prepared_bench(live, plan.env, plan.preset, plan.settings.sandbox, store.dir)
         with opened(plan, live, store, bench, cancel, began) as (work, board, log, clock):
             stopped = evolved(plan, work, board, log, clock, cancel)
-        done = [work.outcome(idea) for idea in log.ideas]
+        closed = {result.idea_id for result in log.results}
+        n_valid = sum(work.outcome(idea).valid for idea in log.ideas if idea.id in closed)
         n_implemented = sum(is_implemented(store, idea.id) for idea in log.ideas)
-    n_valid = sum(outcome.valid for outcome in done)
-    return BatchResult(store.dir, stopped, n_valid, len(log.results), n_implemented, time.monotonic() - began)
+    return BatchResult(store.dir, stopped, n_valid, n_implemented, time.monotonic() - began)
 
 
 def evolved(

@@ -187,8 +187,13 @@ def check_price_known(choice: ModelChoice, settings: Settings) -> None:
 
 def prices_of(choice: ModelChoice) -> tuple[float, float] | None:
     """USD a token of input and of output at most; None when it is not known."""
-    if choice.kind in ("local", "scripted"):
+    if choice.kind == "local":
         return (0.0, 0.0)
+    if choice.kind == "scripted":
+        from xar_agent.agent.choose import SCRIPTED_PREFIX
+        from xar_agent.agent.scripted import ScriptedModel
+
+        return ScriptedModel.from_file(Path(choice.name.removeprefix(SCRIPTED_PREFIX))).highest_prices()
     from xar_agent.agent.model import highest_prices
 
     return highest_prices(choice.name)

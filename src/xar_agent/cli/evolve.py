@@ -99,20 +99,14 @@ def tell(result: BatchResult, *, as_json: bool, debug: bool) -> None:
     report = read(result.run_dir.parent, result.run_dir.name)
     plot = write_plots(report)
     if as_json:
-        print_json({**as_object([report], [plot], None), "run_dir": str(result.run_dir), **ending_json(result)})
+        whole = as_object([report], [plot], None)
+        completion = {**whole["completion"], "implemented": result.n_implemented}
+        print_json({**whole, "completion": completion, "run_dir": str(result.run_dir), **ending_json(result)})
     else:
         show([report], [plot], None)
 
 
 def ending_json(result: BatchResult) -> dict[str, Any]:
-    """How the command ended, and how many ideas became something."""
-    return {
-        "stopped": result.stopped.message if result.stopped is not None else None,
-        "completion": {
-            "ideas": result.n_done,
-            "implemented": result.n_implemented,
-            "valid": result.n_valid,
-            "rate": result.n_valid / result.n_done if result.n_done else None,
-        },
-        "duration_s": round(result.duration_s, 1),
-    }
+    """How the command ended."""
+    stopped = result.stopped.message if result.stopped is not None else None
+    return {"stopped": stopped, "duration_s": round(result.duration_s, 1)}
