@@ -78,6 +78,14 @@ class DecisionLog:
         """All that were proposed, in order."""
         return tuple(idea for proposal in self.proposals for idea in proposal.ideas)
 
+    def position(self, idea: Idea) -> int:
+        """Place of an idea among all that were proposed, from 0.
+
+        Raises:
+            ValueError: it was not.
+        """
+        return [one.id for one in self.ideas].index(idea.id)
+
     def add_proposal(self, proposal: Proposal) -> None:
         """Put a proposal on disk.
 

@@ -41,6 +41,8 @@ IDEATION = "ideate"
 EVALUATION_S = 600.0
 """Of one job beyond its training, at most."""
 SECONDS_AN_HOUR = 3600
+SEEDS_APART = 10_000
+"""Between the seeds of two ideas: those of the calibrations lie between the first idea's and the second one's."""
 
 OnIdeaEvent = Callable[[Idea, Any], None]
 """Hears what ``run_idea`` tells of one idea; called from its thread."""
@@ -57,6 +59,9 @@ class BatchWork:
     clock: RunClock
     limits: EpisodeLimits
     seeds: Sequence[int]
+    """Training seeds of the first idea."""
+    position: Callable[[Idea], int]
+    """Place of an idea among all of the run, from 0."""
     repairs: int
     knobs: Sequence[Knob]
     ideas_from: IdeasFrom
@@ -149,7 +154,7 @@ class BatchWork:
                 store=self.store,
                 model=model,
                 limits=self.limits,
-                seeds=self.seeds,
+                seeds=self._seeds(idea),
                 repairs=self.repairs,
                 parent=self._parent(idea),
                 submit=self.submit,
@@ -161,6 +166,10 @@ class BatchWork:
         finally:
             model.close()
         check_measured(result.jobs)
+
+    def _seeds(self, idea: Idea) -> tuple[int, ...]:
+        """An idea's own training seeds. With the same ones for all, a lucky seed makes every idea look better."""
+        return tuple(seed + SEEDS_APART * self.position(idea) for seed in self.seeds)
 
     def outcome(self, idea: Idea) -> Outcome:
         """What is on record of it. Its twin's jobs may not be yet: those may wait for the budget."""

@@ -50,7 +50,7 @@ def one_setting(folder: Path, script: Path, number: int, rng: random.Random) -> 
         return "", f"{flags}: exit {ended.returncode}, {ended.stderr.strip()[-200:]}"
     stopped = json.loads(ended.stdout)["stopped"] or ""
     wrong = exceeded(folder / name, limits)
-    again = run(search(script, folder, name, "--epochs", "2", "--ideas", ideas, "--parallel", "1"))
+    again = run(search(script, folder, name, "--epochs", "2", "--ideas", ideas, "--parallel", "2"))
     lacking = unfinished(folder / name, N_IDEAS)
     if again.returncode != 0 or lacking:
         wrong.append(f"not finished: exit {again.returncode}, {lacking or again.stderr.strip()[-200:]}")

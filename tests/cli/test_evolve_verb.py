@@ -56,6 +56,11 @@ def test_a_search_implements_trains_and_builds_on_what_works(xar: Any, runs_dir:
         assert "+LEARNING_RATE = 3.0" in Path(child["patch_path"]).read_text()
     assert "LOG_EVERY_STEPS = 8" in Path(found["Quieter log"]["patch_path"]).read_text()
 
+    # Seeds of their own: with one for all, a lucky seed would make every idea look better than the baseline.
+    seeds = [one["evaluations"][0]["seed"] for one in report["candidates"] if one["evaluations"]]
+    assert len(set(seeds)) == len(seeds) == 6
+    assert {seed % 10_000 for seed in seeds} == {1}
+
     twins = {"Larger steps", "Triple pace"}
     assert sum(bool(found[title]["same_as"]) for title in twins) == 1
     assert len(evaluations(runs_dir / "r")) == 6
@@ -170,7 +175,10 @@ def test_a_token_budget_is_kept_and_a_larger_one_goes_on(xar: Any, runs_dir: Pat
 
 @pytest.mark.usefixtures("toy")
 def test_a_time_budget_is_kept_over_several_commands(xar: Any, runs_dir: Path) -> None:
-    limit_s = 12.0
+    one = ("evolve", "--env", "toy", "--policy", "knobs", "--ideas", "1", "--epochs", "1", "--run", "one")
+    assert xar(*one).code == 0
+    one_idea_s = json.loads((runs_dir / "one" / "clock.json").read_text())["used_s"]
+    limit_s = 10 + 3 * one_idea_s  # several ideas, however loaded the machine is
     command = ("evolve", "--env", "toy", "--policy", "knobs", "--ideas", "200", "--epochs", "1")
     hours = ("--run", "r", "--budget-hours", str(limit_s / 3600), "--json")
     began = time.monotonic()

@@ -65,6 +65,7 @@ def work_on(bench: Bench, store: RunStore, engine: LocalEngine, ledger: Ledger, 
         clock=RunClock(store.dir, None, cancel),
         limits=EpisodeLimits(max_steps=10),
         knobs=read_knobs(bench.env),
+        position=lambda idea: 0,
         cancel=cancel,
         **{**plain, **options},
     )

@@ -132,6 +132,7 @@ def opened(
             clock=clock,
             limits=EpisodeLimits(max_steps=settings.max_steps),
             seeds=plan.seeds,
+            position=log.position,
             repairs=settings.repairs,
             knobs=read_knobs(plan.env),
             ideas_from=plan.ideas_from,
