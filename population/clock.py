@@ -16,7 +16,7 @@ BEAT_S = 2.0
 """A killed command's time is known to this."""
 STOP_S = 4.0
 """Ending sandboxes and recording what was done takes a few seconds: the end is called so much earlier."""
-MOST_OF_LIMIT = 0.2
+MOST_OF_LIMIT = 0.5
 """But not earlier than this share of the limit."""
 
 

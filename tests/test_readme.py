@@ -132,7 +132,7 @@ def test_the_figures_on_search_are_those_of_the_program() -> None:
     assert f"(Jaccard {NEAR} or more)" in text
     assert f"({MAX_TOKENS:,} tokens" in text
     assert f"min({FIRST_EXPLOIT_SHARE} + {EXPLOIT_SHARE_STEP} * floor(epoch / 2), {LAST_EXPLOIT_SHARE})" in text
-    assert (BEAT_S, STOP_S, MOST_OF_LIMIT, WARN_AT) == (2, 4, 1 / 5, (1 / 2, 4 / 5)), "said in words there"
+    assert (BEAT_S, STOP_S, MOST_OF_LIMIT, WARN_AT) == (2, 4, 1 / 2, (1 / 2, 4 / 5)), "said in words there"
 
 
 def test_the_file_of_ideas_on_the_page_can_be_read(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_the_clock_counts_over_commands_and_rings(tmp_path: Path) -> None:
         with pytest.raises(BudgetReached, match="hours"):
             clock.check()
     used_s = read_used_s(tmp_path / "clock.json")
-    assert 0.7 < used_s < 2.0
+    assert 0.4 < used_s < 2.0
     cancel = threading.Event()
     with RunClock(tmp_path, 1000.0, cancel) as clock:
         assert clock.used_s >= used_s
