@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from till import Till
 
 from xar_agent.agent.choose import ModelChoice
 from xar_agent.agent.guided import SLOTS
@@ -23,25 +21,6 @@ from xar_agent.errors import BudgetReached, ConfigError, Interrupted, ModelUnava
 STUB = Path(__file__).with_name("stub_model_program.py")
 ASK = ModelRequest([{"role": "user", "content": "hi"}])
 FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
-
-
-@dataclass
-class Till:
-    """A meter with room for so many requests; keeps each bill."""
-
-    room: int = 99
-    asked: list[tuple[int, int]] = field(default_factory=list)
-    bills: list[tuple[int, int, float | None]] = field(default_factory=list)
-
-    @contextmanager
-    def call(self, input_bytes: int, max_tokens: int) -> Iterator[Till]:
-        if len(self.asked) >= self.room:
-            raise BudgetReached("the tokens are used up")
-        self.asked.append((input_bytes, max_tokens))
-        yield self
-
-    def settle(self, input_tokens: int, output_tokens: int, cost_usd: float | None) -> None:
-        self.bills.append((input_tokens, output_tokens, cost_usd))
 
 
 @pytest.fixture

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from proposing import SEED, TITLES, answer, propose
 from stub_server import Answer, StubServer, fail, say
+from till import Till
 
 from xar_agent.agent.choose import ModelChoice
 from xar_agent.agent.sources import MAX_TOKENS, ModelSource
@@ -18,25 +16,6 @@ from xar_agent.errors import BudgetReached, ModelUnavailable
 from xar_agent.population.budget import Amount, Budget, Ledger
 from xar_agent.population.meter import BudgetMeter
 from xar_agent.store import read_lines
-
-
-@dataclass
-class Till:
-    """A meter with room for so many requests; keeps each bill."""
-
-    room: int = 99
-    asked: list[tuple[int, int]] = field(default_factory=list)
-    bills: list[tuple[int, int, float | None]] = field(default_factory=list)
-
-    @contextmanager
-    def call(self, input_bytes: int, max_tokens: int) -> Iterator[Till]:
-        if len(self.asked) >= self.room:
-            raise BudgetReached("the tokens are used up")
-        self.asked.append((input_bytes, max_tokens))
-        yield self
-
-    def settle(self, input_tokens: int, output_tokens: int, cost_usd: float | None) -> None:
-        self.bills.append((input_tokens, output_tokens, cost_usd))
 
 
 def source(server: StubServer, till: Till) -> ModelSource:

@@ -148,6 +148,8 @@ def result_of(
 
 def result_json(result: Result) -> dict[str, Any]:
     """The object that ``implement --json`` and ``evaluate --json`` print."""
+    from xar_agent.analysis.report_json import evaluation_json
+
     made, smoke, baseline = result.implementation, result.smoke, result.baseline
     job = result.jobs[-1] if result.jobs else None
     reason = smoke.failure.reason if smoke and smoke.failure else ""
@@ -160,8 +162,8 @@ def result_json(result: Result) -> dict[str, Any]:
         "trajectory_path": str(made.trajectory) if made else None,
         "smoke": {"passed": smoke.passed, "reason": reason} if smoke else None,
         "job": {"id": job.id, "state": str(job.state)} if job else None,
-        "evaluation": evaluation_json(result.evaluations),
-        **({"evaluations": [one_json(e) for e in result.evaluations]} if len(result.jobs) > 1 else {}),
+        "evaluation": mean_json(result.evaluations),
+        **({"evaluations": [evaluation_json(e) for e in result.evaluations]} if len(result.jobs) > 1 else {}),
         "baseline": baseline_json(baseline) if baseline else None,
         "verdict": result.verdict,
         "fidelity": result.fidelity,
@@ -179,26 +181,15 @@ def baseline_json(baseline: Baseline) -> dict[str, Any]:
     return {"mean": baseline.mean, "sd": baseline.sd, "n": baseline.n, "machine": baseline.machine}
 
 
-def one_json(evaluation: Evaluation) -> dict[str, Any]:
-    """One seed."""
-    return {
-        "metric": evaluation.metric,
-        "value": evaluation.value,
-        "direction": evaluation.direction,
-        "valid": evaluation.valid,
-        "reasons": list(evaluation.reasons),
-        "seed": evaluation.seed,
-        "compute_ratio": evaluation.compute_ratio,
-    }
-
-
-def evaluation_json(evaluations: tuple[Evaluation, ...]) -> dict[str, Any] | None:
+def mean_json(evaluations: tuple[Evaluation, ...]) -> dict[str, Any] | None:
     """The only seed, or the mean over several; valid when all are."""
+    from xar_agent.analysis.report_json import evaluation_json
+
     if not evaluations:
         return None
     values = [e.value for e in evaluations if e.value is not None]
     return {
-        **one_json(evaluations[0]),
+        **evaluation_json(evaluations[0]),
         "value": statistics.fmean(values) if values else None,
         "valid": all(e.valid for e in evaluations),
         "reasons": list(dict.fromkeys(reason for e in evaluations for reason in e.reasons)),
