@@ -30,7 +30,7 @@ MODEL = f"scripted/{Path(__file__).resolve().parents[1] / 'toy_evolve.json'}"
 def test_it_succeeds_only_when_the_plan_or_the_budget_is_used_up(
     stopped: XarError | None, n_valid: int, code: int
 ) -> None:
-    assert exit_code(BatchResult(Path("r"), stopped, n_valid, 3, 3, 1.0), n_valid) == code
+    assert exit_code(BatchResult(Path("r"), stopped, n_valid, 3, 1.0), n_valid) == code
 
 
 @pytest.mark.bwrap

