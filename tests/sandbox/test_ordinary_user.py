@@ -66,7 +66,7 @@ print("all right")
 
 @pytest.fixture
 def as_user(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Start of a command line: a Python run by an ordinary user, with the sandbox room, what it imports, and bubblewrap in its reach."""
+    """Start of a command line: a Python run by an ordinary user, with the sandbox room and bubblewrap in reach."""
     python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
     if os.geteuid() != 0:
         pytest.skip("not root: the other tests have run as an ordinary user already")
