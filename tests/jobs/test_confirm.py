@@ -73,7 +73,8 @@ def test_the_figures_follow_from_the_values(bench: Bench) -> None:
     assert found.mean == pytest.approx(4.26)
     assert found.gain == pytest.approx(0.04)
     # By hand, Welch: s = 0.00790569, s^2/5 = 1.25e-5; 0.014^2/12 = 1.63333e-5; t = 7.4493, df = 13.1;
-    # t(0.975, 13) = 2.1604: 0.04 +- 0.0116007. Student: pooled s^2 = (4 * 6.25e-5 + 11 * 1.96e-4) / 15 = 1.604e-4, error = 0.00674141, t = 5.9335,
+    # t(0.975, 13) = 2.1604: 0.04 +- 0.0116007.
+    # Student: pooled s^2 = (4 * 6.25e-5 + 11 * 1.96e-4) / 15 = 1.604e-4, error = 0.00674141, t = 5.9335;
     # t(0.975, 15) = 2.13145: 0.04 +- 0.0143690, which is the wider one.
     assert (found.gain_lo, found.gain_hi) == pytest.approx((0.04 - 0.0143690, 0.04 + 0.0143690), abs=1e-6)
     assert found.p is not None
