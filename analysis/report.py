@@ -56,10 +56,7 @@ class Entry:
     @property
     def gain(self) -> float | None:
         """How far its mean is on the good side of the baseline at its own compute, in the metric's unit."""
-        found = self.candidate.score
-        if not self.valid or found is None or found.delta is None:
-            return None
-        return -found.delta if self.candidate.evaluations[0].direction == "min" else found.delta
+        return self.candidate.gain if self.valid else None
 
     @property
     def gain_sd(self) -> float | None:

@@ -38,9 +38,6 @@ class Amount:
     def __add__(self, other: Amount) -> Amount:
         return Amount(self.usd + other.usd, self.tokens + other.tokens, self.gpu_hours + other.gpu_hours)
 
-    def __sub__(self, other: Amount) -> Amount:
-        return Amount(self.usd - other.usd, self.tokens - other.tokens, self.gpu_hours - other.gpu_hours)
-
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -108,15 +105,12 @@ class Ledger:
         self._warned = {name: level_of(share) for name, share in budget.shares(self.spent).items()}
 
     @contextmanager
-    def reserve(
-        self, what: str, worst: Amount, *, at_least: Amount | None = None, cancel: threading.Event | None = None
-    ) -> Iterator[Reservation]:
+    def reserve(self, what: str, worst: Amount, *, cancel: threading.Event | None = None) -> Iterator[Reservation]:
         """Set a worst case aside while something runs; if it does not settle, the worst case is what it cost.
 
         Args:
             what: for the record.
             worst: the most that it can cost.
-            at_least: a smaller amount that will do, where less is left than ``worst``.
             cancel: ends the wait for others' reservations.
 
         Raises:
@@ -124,32 +118,29 @@ class Ledger:
             Interrupted: it was cancelled while it waited.
             StoreError: it cannot be recorded.
         """
-        reservation = self._open_reservation(what, worst, at_least or worst, cancel)
+        reservation = self._open_reservation(what, worst, cancel)
         try:
             yield reservation
         finally:
             reservation.settle(reservation.worst)
 
-    def _open_reservation(
-        self, what: str, worst: Amount, at_least: Amount, cancel: threading.Event | None
-    ) -> Reservation:
+    def _open_reservation(self, what: str, worst: Amount, cancel: threading.Event | None) -> Reservation:
         with self._turn:
             while True:
-                for wanted in (worst, at_least):
-                    if not self.budget.lacking(self.committed + wanted):
-                        return self._record_reservation(what, wanted)
-                short = self.budget.lacking(self.spent + at_least)
+                if not self.budget.lacking(self.committed + worst):
+                    return self._record_reservation(what, worst)
+                short = self.budget.lacking(self.spent + worst)
                 if short:
                     raise BudgetReached(short, HINT)
                 if cancel is not None and cancel.is_set():
                     raise Interrupted("interrupted while waiting for the budget")
                 self._turn.wait(WAIT_S)
 
-    def _record_reservation(self, what: str, wanted: Amount) -> Reservation:
+    def _record_reservation(self, what: str, worst: Amount) -> Reservation:
         number, self._next = self._next, self._next + 1
-        append_line(self._path, {"reserve": number, "what": what, **asdict(wanted)}, fsync=True)
-        self._open[number] = wanted
-        return Reservation(self, number, wanted)
+        append_line(self._path, {"reserve": number, "what": what, **asdict(worst)}, fsync=True)
+        self._open[number] = worst
+        return Reservation(self, number, worst)
 
     def settle(self, reservation: Reservation, bill: Amount) -> None:
         """Book a bill; called by the reservation."""

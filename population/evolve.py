@@ -31,7 +31,7 @@ from xar_agent.errors import (
 )
 from xar_agent.jobs.types import FailureClass
 from xar_agent.population.crew import Crew, Ended
-from xar_agent.population.decisions import DecisionLog, Proposal, positions_planned
+from xar_agent.population.decisions import DecisionLog, Proposal, Result, positions_planned
 from xar_agent.population.policies import Policy, Stage
 from xar_agent.population.types import Outcome, Slot
 
@@ -138,7 +138,7 @@ class Evolution:
         self._by_id = {idea.id: idea for idea in log.ideas}
         known = {result.idea_id for result in log.results}
         self.pending = [idea for idea in log.ideas if idea.id not in known]
-        self._outcomes = [self._recorded(result.idea_id) for result in log.results]
+        self._outcomes = [self._recorded(result) for result in log.results]
         self._tries: dict[str, int] = {}
         self._house_failures = 0
         self.stopped: XarError | None = None
@@ -260,10 +260,9 @@ class Evolution:
         self._outcomes.append(outcome)
         self._tell(Progress("finished", outcome.idea, outcome, epoch=outcome.idea.epoch))
 
-    def _recorded(self, idea_id: str) -> Outcome:
+    def _recorded(self, result: Result) -> Outcome:
         """The outcome of an idea whose result was taken in by an earlier command."""
-        result = next(result for result in self.log.results if result.idea_id == idea_id)
-        idea = self._by_id[idea_id]
+        idea = self._by_id[result.idea_id]
         if result.crashed:
             return Outcome(idea, failure=FailureClass(result.failure), reason=result.reason)
         return self.work.outcome(idea)

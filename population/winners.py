@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xar_agent.errors import UnknownName, UserError, XarError
-from xar_agent.population.archive import Candidate
+from xar_agent.population.archive import Candidate, rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ def choose(candidates: Sequence[Candidate], *, idea_id: str | None = None, top: 
     """
     if idea_id is not None:
         return Chosen((named(candidates, idea_id),), ())
-    fit = sorted((one for one in candidates if not why_unfit(one)), key=rank)
+    fit = sorted((one for one in candidates if not why_unfit(one)), key=better_first)
     different = list({one.jobs[-1].spec.tree: one for one in reversed(fit)}.values())[::-1]
     best = different[:top]
     if not best:
@@ -67,10 +67,7 @@ def why_unfit(candidate: Candidate) -> str:
     return "its patch has no effect" if candidate.fidelity == "no_effect" else ""
 
 
-def rank(candidate: Candidate) -> tuple[bool, float]:
-    """Sort key: better ones first, then by how far the score is on the good side of the baseline at its compute."""
-    found = candidate.score
-    assert found is not None
-    assert found.mean is not None
-    sign = 1.0 if candidate.evaluations[0].direction == "min" else -1.0
-    return (found.verdict != "better", sign * (found.mean if found.delta is None else found.delta))
+def better_first(candidate: Candidate) -> tuple[bool, tuple[int, float]]:
+    """Sort key: those that the search called better, then the others; each best first."""
+    assert candidate.score is not None
+    return (candidate.score.verdict != "better", rank(candidate))

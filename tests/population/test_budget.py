@@ -35,7 +35,7 @@ def test_what_does_not_fit_is_refused_before_it_starts(tmp_path: Path) -> None:
 
 def test_what_was_never_settled_counts_at_its_worst(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, Budget())
-    ledger._open_reservation("call", Amount(tokens=500), Amount(tokens=500), None)  # as a killed command leaves it
+    ledger._open_reservation("call", Amount(tokens=500), None)  # as a killed command leaves it
     assert Ledger(tmp_path, Budget()).spent.tokens == 500
     with pytest.raises(RuntimeError, match="reset"), ledger.reserve("call", Amount(tokens=40)):
         raise RuntimeError("reset")

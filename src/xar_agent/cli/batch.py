@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from xar_agent.population.clock import RunClock
     from xar_agent.population.decisions import DecisionLog
     from xar_agent.population.driver import BatchWork
+    from xar_agent.population.types import Outcome
 
 
 WATCH_S = 0.1
@@ -64,28 +65,28 @@ def run_batch(live: Live, plan: BatchPlan, began: float) -> BatchResult:
         model_ready(live, plan.model)
         bench = prepared_bench(live, plan.env, plan.preset, plan.settings.sandbox, store.dir)
         with opened(plan, live, store, bench, cancel, began) as (work, board, log, clock):
-            stopped = evolved(plan, work, board, log, clock, cancel)
-        closed = {result.idea_id for result in log.results}
-        n_valid = sum(work.outcome(idea).valid for idea in log.ideas if idea.id in closed)
+            stopped, outcomes = evolved(plan, work, board, log, clock, cancel)
+        n_valid = sum(outcome.valid for outcome in outcomes)
         n_implemented = sum(is_implemented(store, idea.id) for idea in log.ideas)
     return BatchResult(store.dir, stopped, n_valid, n_implemented, time.monotonic() - began)
 
 
 def evolved(
     plan: BatchPlan, work: BatchWork, board: Board, log: DecisionLog, clock: RunClock, cancel: threading.Event
-) -> XarError | None:
-    """Why the loop ended early; None when the plan is used up."""
+) -> tuple[XarError | None, tuple[Outcome, ...]]:
+    """Why the loop ended early, None when the plan is used up; and every result."""
     from xar_agent.population.evolve import Evolution, Plan
 
     wanted = Plan(plan.policy, plan.epochs, plan.ideas, plan.parallel, plan.search_seed)
     evolution = Evolution(wanted, work, log, cancel=cancel, on_progress=board.progress)
     board.take_up(evolution.outcomes)
     try:
-        return evolution.run()
+        stopped = evolution.run()
     except Interrupted:
         if not clock.over:
             raise
-        return BudgetReached(clock.reason)
+        stopped = BudgetReached(clock.reason)
+    return stopped, evolution.outcomes
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from xar_agent.cli.options import FIRST_SEED, SEEDS, common_to_runs, settings_fr
 
 if TYPE_CHECKING:
     from xar_agent.cli.batch import BatchResult
+    from xar_agent.cli.batch_plan import BatchPlan
 
 
 @click.command(name="evolve", short_help="Search: many ideas, and children of those that work.")
@@ -64,9 +65,14 @@ def command(
         search_seed=search_seed,
         run_name=run_name,
     )
+    return to_its_end(plan, began, as_json=as_json, debug=debug)
+
+
+def to_its_end(plan: BatchPlan, began: float, *, as_json: bool, debug: bool) -> int:
+    """Carry a batch out and tell what came of it; the exit code."""
     result = carried_out(plan, began)
     tell(result, as_json=as_json, debug=debug)
-    return exit_code(result, result.n_valid)
+    return exit_code(result, result.n_valid if plan.submit else result.n_implemented)
 
 
 def exit_code(result: BatchResult, n_good: int) -> int:
@@ -79,7 +85,7 @@ def exit_code(result: BatchResult, n_good: int) -> int:
     return 0 if n_good else 1
 
 
-def carried_out(plan: Any, began: float) -> BatchResult:
+def carried_out(plan: BatchPlan, began: float) -> BatchResult:
     """The batch, shown on stderr."""
     from xar_agent.cli.batch import run_batch
     from xar_agent.cli.live import Live

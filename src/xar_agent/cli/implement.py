@@ -102,7 +102,7 @@ def many(
 ) -> int:
     """Every idea in a file, as one batch; how many of them became a patch, and a score."""
     from xar_agent.cli.batch_plan import make_batch_plan
-    from xar_agent.cli.evolve import carried_out, exit_code, tell
+    from xar_agent.cli.evolve import to_its_end
 
     began = time.monotonic()
     start_logging(debug=debug)
@@ -115,9 +115,7 @@ def many(
         submit=submit,
         run_name=run_name,
     )
-    result = carried_out(plan, began)
-    tell(result, as_json=as_json, debug=debug)
-    return exit_code(result, result.n_valid if submit else result.n_implemented)
+    return to_its_end(plan, began, as_json=as_json, debug=debug)
 
 
 def carry_out(live: Live, plan: Plan) -> Result:
