@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -20,16 +18,14 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from xar_agent.errors import CapabilityMissing, SandboxError, SandboxStartError
+from xar_agent.errors import CapabilityMissing, SandboxError
 from xar_agent.sandbox import files, visible
 from xar_agent.sandbox.launch import Launch
-from xar_agent.sandbox.local import LocalSandbox, memory_bound, memory_means, rlimits, what_is_sampled
+from xar_agent.sandbox.local import LocalSandbox, memory_bound, memory_means, process_means, rlimits, what_is_sampled
+from xar_agent.sandbox.owners import drops_to_other_uid, inner_uid, make_reachable
 from xar_agent.sandbox.protocol import WORKSPACE, Bind, Capabilities, SandboxInfo, SandboxSpec
 
 ARGUMENTS_FD = "9"
-FIRST_INNER_UID = 0x30000000
-INNER_UIDS = 0x30000000
-"""A range that no distribution hands out, so that a sandbox shares its process count and files with nobody."""
 START = (
     'exec 4>&2 2>/dev/null; echo s >&3; cd -- "$1" || { echo "cannot enter $1: no such folder" >&4; exit 126; }; '
     'shift; unset OLDPWD; "$@" 2>&4 3>&- 4>&-; code=$?; set -- /proc/[0-9]*; echo $# >&3; exit $code'
@@ -70,25 +66,6 @@ def _version(path: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", said.stdout)))
 
 
-def drops_to_other_uid() -> bool:
-    """Whether we are a root that may become other users; a root of a one-user namespace is an ordinary user."""
-    return os.geteuid() == 0 and _mapped_uids() > 65_000
-
-
-def _mapped_uids() -> int:
-    lines = Path("/proc/self/uid_map").read_text().split("\n")
-    first, _, count = map(int, lines[0].split())
-    return count if first == 0 else 0
-
-
-def inner_uid(workspace: Path) -> int:
-    """The id that commands run under when we are root: the one that the workspace has already, else a new one."""
-    wide = _mapped_uids() > FIRST_INNER_UID + INNER_UIDS
-    first, count = (FIRST_INNER_UID, INNER_UIDS) if wide else (20_000, 40_000)
-    known = workspace.stat().st_uid
-    return known if first <= known < first + count else first + secrets.randbelow(count)
-
-
 @cache
 def bubblewrap_info() -> SandboxInfo:
     """What it can do here, found by running our Python in one.
@@ -124,10 +101,12 @@ def _info(detail: str, *, network: bool = False) -> SandboxInfo:
             network_off=not network,
             pid_ns=True,
             mem_limit=memory_means(),
+            process_limit=process_means(),
             readonly=True,
             disk_limit="watchdog",
             secrets_hidden=True,
         ),
+        python=sys.executable,
         detail=detail,
     )
 
@@ -156,29 +135,10 @@ class BubblewrapSandbox(LocalSandbox):
             if self.spec.workspace_writable:
                 files.own_tree(self.spec.workspace, self.owner)
         for bind in self.spec.binds:
-            self._make_reachable(bind)
+            make_reachable(bind, self.spec.workspace, self.owner)
         uid, gid = (self.owner, self.owner) if self.owner is not None else (os.geteuid(), os.getegid())
         visible.write_accounts(support, uid, gid)
         self._arguments = (*self._isolation(), *self._filesystem(support))
-
-    def _make_reachable(self, bind: Bind) -> None:
-        """The inner user may use the bind, and there is something to mount it on."""
-        known = bind.source.stat()
-        is_folder = stat.S_ISDIR(known.st_mode)
-        if self.owner is not None and bind.writable and is_folder:
-            files.own_tree(bind.source, self.owner)
-        elif self.owner is not None and (bind.writable or stat.S_ISSOCK(known.st_mode)):
-            os.chown(bind.source, self.owner, self.owner)
-        elif self.owner is not None and not known.st_mode & stat.S_IROTH and known.st_uid != self.owner:
-            raise SandboxStartError(
-                f"{bind.source} cannot be read by the sandbox's user", f"chmod -R o+rX {bind.source}"
-            )
-        if bind.target.startswith(WORKSPACE + "/"):
-            inside = bind.target[len(WORKSPACE) + 1 :]
-            if is_folder:
-                files.make_folder(self.spec.workspace, inside, owner=self.owner)
-            elif not (self.spec.workspace / inside).exists():
-                files.write_file(self.spec.workspace, inside, b"", owner=self.owner)
 
     def _isolation(self) -> list[str]:
         spaces = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from xar_agent.errors import CapabilityMissing
 from xar_agent.sandbox.launch import Launch
-from xar_agent.sandbox.local import LocalSandbox, memory_bound, memory_means, rlimits, what_is_sampled
+from xar_agent.sandbox.local import LocalSandbox, memory_bound, memory_means, process_means, rlimits, what_is_sampled
 from xar_agent.sandbox.protocol import WORKSPACE, Capabilities, SandboxInfo, SandboxSpec
 
 NO_ISOLATION = "no isolation: commands run as you, with your files, your network and your other processes in reach"
@@ -24,10 +24,12 @@ def process_info() -> SandboxInfo:
             network_off=False,
             pid_ns=False,
             mem_limit=memory_means(),
+            process_limit=process_means(),
             readonly=False,
             disk_limit="watchdog",
             secrets_hidden=False,
         ),
+        python=sys.executable,
         detail="; ".join(filter(None, (NO_ISOLATION, what_is_sampled()))),
     )
 

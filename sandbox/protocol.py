@@ -57,7 +57,7 @@ class SandboxSpec:
     """UUIDs of the leased devices, visible inside and no others."""
     network: bool = False
     image: str | None = None
-    """Container image, where the back end has images."""
+    """Container image, where the back end has images; None: its default one."""
     name: str = "sandbox"
     """For labels and logs."""
 
@@ -71,6 +71,8 @@ class Capabilities:
     pid_ns: bool
     mem_limit: str
     """How memory is bounded: "cgroup", "watchdog" or "none"."""
+    process_limit: str
+    """How the number of processes is bounded: "cgroup", "rlimit" or "none"."""
     readonly: bool
     disk_limit: str
     """How disk use is bounded: "quota", "watchdog" or "none"."""
@@ -84,8 +86,14 @@ class SandboxInfo:
 
     backend: str
     capabilities: Capabilities
+    python: str
+    """What a command must say to run the Python that has the environments' packages."""
     detail: str = ""
     """One line for a person: version, why a capability is missing."""
+    image: str = ""
+    """Container image, where the back end has images."""
+    runtime: str = ""
+    """Python and torch of the image, which scores depend on; empty where commands run this machine's own."""
 
 
 @dataclass(frozen=True, slots=True)
