@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import tempfile
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from xar_agent.errors import SandboxLost, SandboxStartError
-from xar_agent.sandbox import files, tree
+from xar_agent.sandbox import cgroup, files, folders, held, tree
+from xar_agent.sandbox.held import HeldFolder
 from xar_agent.sandbox.launch import command_words, refusal, why_unstartable
 from xar_agent.sandbox.protocol import WORKSPACE, ExecResult, Process, SandboxInfo, SandboxSpec
 
 STDERR_KEPT = 65_536
-SUPPORT = "xar-sandbox-"
-NEW_S = 60.0
-"""A younger folder may not have its lock yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +51,8 @@ class HostSandbox(ABC):
     """A sandbox whose workspace is a folder of this machine."""
 
     info: SandboxInfo
+    sweeps = True
+    """Whether a start removes what dead drivers have left; a look at what works here changes nothing."""
 
     def __init__(self, spec: SandboxSpec) -> None:
         self.spec = spec
@@ -106,16 +103,17 @@ class HostSandbox(ABC):
             for bind in self.spec.binds:
                 if not bind.source.exists():
                     raise SandboxStartError(f"{bind.source} is to be shown at {bind.target} but does not exist")
-            sweep_folders(Path(tempfile.gettempdir()))
-            support = Path(tempfile.mkdtemp(prefix=SUPPORT))
-            self._lock = _hold(support)
+            if self.sweeps:
+                held.sweep(Path(tempfile.gettempdir()))
+                cgroup.sweep()
+            self._held = HeldFolder("sandbox")
+            support = self._held.path
             try:
                 (support / "tmp").mkdir(mode=0o700)
                 self.prepare(support)
             except BaseException:
                 self.undo.close()
-                files.remove_tree(support)
-                os.close(self._lock)
+                self._held.close()
                 raise
             self._support = support
 
@@ -170,6 +168,9 @@ class HostSandbox(ABC):
             words, cwd, variables = refusal(why), "", own
         order = Order(words, cwd, variables, timeout_s, cpu_s, keep_bytes, log_path, stdin)
         with self._state:
+            if self.spec.workspace_writable:
+                folders.unlock(self.spec.workspace)
+            folders.unlock(self.support / "tmp")
             process = self.begin(order)
             self._running.append(process)
             return process
@@ -211,10 +212,9 @@ class HostSandbox(ABC):
             process.close()
         if support is not None and not closed:
             self.undo.close()
-            files.remove_tree(support)
-            os.close(self._lock)
+            self._held.close()
 
-    def __enter__(self) -> HostSandbox:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -227,28 +227,3 @@ class HostSandbox(ABC):
 
     def _aliases(self) -> tuple[str, ...]:
         return tuple({WORKSPACE, self.path_of(WORKSPACE)})
-
-
-def _hold(support: Path) -> int:
-    """A lock that lasts as long as we live: who can take it may remove the folder."""
-    lock = os.open(support / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return lock
-
-
-def sweep_folders(folder: Path) -> int:
-    """Remove what drivers that were killed have left behind; how many folders that were."""
-    count = 0
-    for left in folder.glob(f"{SUPPORT}*"):
-        with contextlib.suppress(OSError):
-            known = left.lstat()
-            if known.st_uid != os.geteuid() or time.time() - known.st_mtime < NEW_S:
-                continue
-            lock = os.open(left / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                files.remove_tree(left)
-                count += 1
-            finally:
-                os.close(lock)
-    return count

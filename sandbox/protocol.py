@@ -30,15 +30,18 @@ class Limits:
 
     memory_mib: int | None = 4096
     processes: int | None = 256
+    cpus: float | None = None
+    """CPUs' worth of time in each second, held by container engines only."""
     file_mib: int | None = 1024
     """Largest single file that may be written."""
     open_files: int | None = 1024
     disk_mib: int | None = 4096
     """Workspace and /tmp together, 4 KiB an entry at least. Watched, not reserved, so it can be overshot.
 
-    Looked at every 0.1 to 1 s: a disk that has lost twice as much, or all but 128 MiB, since the command began ends it
-    at the next look. A smaller overshoot ends it once all files are counted: half a second for some thousands, longer
-    for more, because the count takes a few per cent of one core.
+    Looked at every 0.1 to 1 s: a disk that since the command began has lost twice as much (16 times, where each of its
+    files can be seen: others write to a disk too), or all but 128 MiB, ends it at the next look. A smaller overshoot
+    ends it once all files are counted: half a second for some thousands, longer for more, because the count takes a few
+    per cent of one core.
     """
 
 

@@ -56,13 +56,13 @@ class SupervisedProcess:
                 ours.callback(os.close, fd)
                 return fd
 
-            log = -1 if log_path is None else passed(_open_log(log_path))
+            log = -1 if log_path is None else passed(open_log(log_path))
             self._meter, self._errors = os.memfd_create("meter"), os.memfd_create("errors")
             control, self._control = os.pipe()
             self._status, status = os.pipe()
             self._reaper = _start_supervisor(
                 [passed(control), passed(status), self._meter, log],
-                stdin=subprocess.PIPE if stdin is None else passed(_as_file(stdin)),
+                stdin=subprocess.PIPE if stdin is None else passed(as_file(stdin)),
                 stdout=subprocess.PIPE if stdin is None else subprocess.DEVNULL,
                 stderr=self._errors,
             )
@@ -203,11 +203,11 @@ def _start_supervisor(fds: list[int], *, stdin: int, stdout: int, stderr: int) -
     )
 
 
-def _open_log(path: Path) -> int:
+def open_log(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
 
 
-def _as_file(content: bytes) -> int:
+def as_file(content: bytes) -> int:
     """A file in memory, at its start: a command can take its time to read it, and we never block on it."""
     fd = os.memfd_create("stdin")
     view = memoryview(content)
@@ -225,8 +225,8 @@ def _result(report: Mapping[str, Any], output: bytes) -> ExecResult:
         raise _Refused(f"{report['stuck']} of its processes cannot be killed")
     return ExecResult(
         exit_code=report["code"],
-        head=_decode(head, cut_after=bool(tail)),
-        tail=_decode(tail, cut_before=True),
+        head=decode(head, cut_after=bool(tail)),
+        tail=decode(tail, cut_before=True),
         n_bytes=report["n_bytes"],
         timed_out=report["stopped_by"] in ("wall", "cpu"),
         oom=bool(report["oom"]),
@@ -237,7 +237,7 @@ def _result(report: Mapping[str, Any], output: bytes) -> ExecResult:
     )
 
 
-def _decode(data: bytes, *, cut_before: bool = False, cut_after: bool = False) -> str:
+def decode(data: bytes, *, cut_before: bool = False, cut_after: bool = False) -> str:
     """UTF-8 with replacement; half a character at a cut is dropped, not shown as damage."""
     if cut_before:
         data = data.lstrip(bytes(range(0x80, 0xC0))) if len(data) > 4 else data

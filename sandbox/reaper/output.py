@@ -28,6 +28,11 @@ class Output:
             data = os.read(self.fd, CHUNK)
         except BlockingIOError:
             return True
+        self.take(data)
+        return bool(data)
+
+    def take(self, data: bytes) -> None:
+        """Keep what comes next."""
         self.n_bytes += len(data)
         self.write_log(data)
         free = self.keep - len(self.head)
@@ -35,7 +40,6 @@ class Output:
         self.tail += data[free:]
         if len(self.tail) > 2 * self.keep:
             del self.tail[: len(self.tail) - self.keep]
-        return bool(data)
 
     def write_log(self, data: bytes) -> None:
         part = data[: self.room]

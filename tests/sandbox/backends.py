@@ -7,6 +7,6 @@ import pytest
 BACKENDS = [
     pytest.param("bubblewrap", marks=pytest.mark.bwrap),
     "process",
-    pytest.param("docker", marks=[pytest.mark.docker, pytest.mark.skip("the Docker back end is not built yet")]),
+    pytest.param("docker", marks=pytest.mark.docker),
 ]
 ISOLATING = [BACKENDS[0], BACKENDS[2]]

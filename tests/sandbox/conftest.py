@@ -16,9 +16,11 @@ from xar_agent.sandbox import Sandbox, SandboxSpec, open_sandbox
 
 
 @pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    """Name of a back end, each in turn."""
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a back end, each in turn; containers are of the smallest image."""
     name: str = request.param
+    if name == "docker":
+        monkeypatch.setenv("XAR_IMAGE", request.getfixturevalue("docker_image"))
     return name
 
 

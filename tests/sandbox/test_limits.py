@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from backends import BACKENDS
 from scan import OpenBox, alive, gone_within, sleepers, slept_within
 
 from xar_agent.errors import SandboxLost
@@ -73,7 +73,7 @@ def test_cpu_time_of_children_that_have_ended_counts(box: Sandbox) -> None:
         "import os, time\nfor _ in range(4):\n pid = os.fork()\n if not pid:\n  while time.process_time() < 0.1: pass\n"
     )
     burn += "  os._exit(0)\n os.waitpid(pid, 0)"
-    assert 0.4 <= box.exec([sys.executable, "-c", burn]).cpu_s < 1.0
+    assert 0.4 <= box.exec([box.info.python, "-c", burn]).cpu_s < 1.0
 
 
 def test_the_cpu_time_of_a_spawned_command_can_be_followed(box: Sandbox, tmp_path: Path) -> None:
@@ -86,14 +86,15 @@ def test_the_cpu_time_of_a_spawned_command_can_be_followed(box: Sandbox, tmp_pat
     assert (result.stopped_by, process.cpu_s()) == ("wall", result.cpu_s)
 
 
-def hungry(mib: int) -> list[str]:
+def hungry(python: str, mib: int) -> list[str]:
     """A command that takes so much memory in two processes, and holds it."""
     code = f"import os, time; os.fork(); b = bytearray(b'x') * ({mib} << 19); time.sleep(20)"
-    return [sys.executable, "-c", code]
+    return [python, "-c", code]
 
 
 def test_memory_of_the_whole_tree_is_capped(open_box: OpenBox) -> None:
-    result = open_box(limits=Limits(memory_mib=128)).exec(hungry(256), timeout_s=15)
+    box = open_box(limits=Limits(memory_mib=128))
+    result = box.exec(hungry(box.info.python, 256), timeout_s=15)
     assert (result.stopped_by, result.oom) == ("memory", True)
     assert result.exit_code != 0
 
@@ -104,7 +105,8 @@ def test_a_control_group_that_cannot_be_joined_is_not_used(tmp_path: Path) -> No
 
 
 def test_memory_within_the_limit_is_left_alone(open_box: OpenBox) -> None:
-    result = open_box(limits=Limits(memory_mib=256)).exec([sys.executable, "-c", "b = bytearray(b'x') * (64 << 20)"])
+    box = open_box(limits=Limits(memory_mib=256))
+    result = box.exec([box.info.python, "-c", "b = bytearray(b'x') * (64 << 20)"])
     assert (result.exit_code, result.oom) == (0, False)
 
 
@@ -134,7 +136,7 @@ for n in range(10**6):
 @pytest.mark.parametrize("code", [NAMELESS, EMPTY], ids=["a file without a name", "empty files"])
 def test_disk_use_that_no_listing_shows_is_capped(open_box: OpenBox, code: str) -> None:
     box = open_box(limits=Limits(disk_mib=4, file_mib=None))
-    result = box.exec([sys.executable, "-c", code], timeout_s=30)
+    result = box.exec([box.info.python, "-c", code], timeout_s=30)
     assert result.stopped_by == "disk"
 
 
@@ -154,7 +156,8 @@ def test_a_single_file_is_capped(open_box: OpenBox) -> None:
 
 def test_open_files_are_capped_and_cores_are_off(open_box: OpenBox) -> None:
     code = "import resource as r; print(r.getrlimit(r.RLIMIT_NOFILE)[1], r.getrlimit(r.RLIMIT_CORE)[1])"
-    assert open_box(limits=Limits(open_files=64)).exec([sys.executable, "-c", code]).output == "64 0\n"
+    box = open_box(limits=Limits(open_files=64))
+    assert box.exec([box.info.python, "-c", code]).output == "64 0\n"
 
 
 BOMB = """
@@ -173,7 +176,7 @@ print(n)
 
 def test_a_fork_bomb_is_bounded_and_cleaned_up(open_box: OpenBox, marker: str) -> None:
     box = open_box(limits=Limits(processes=64))
-    result = box.exec([sys.executable, "-c", BOMB.format(m=marker)], timeout_s=20)
+    result = box.exec([box.info.python, "-c", BOMB.format(m=marker)], timeout_s=20)
     assert result.exit_code == 0
     assert 40 <= int(result.output) <= 80
     assert alive(marker) == []
@@ -227,6 +230,7 @@ def test_a_sandbox_outlives_the_thread_that_started_it(open_box: OpenBox, tmp_pa
     assert boxes[0].exec(["true"]).exit_code == 0
 
 
+@pytest.mark.parametrize("backend", BACKENDS[:2], indirect=True)
 def test_a_killed_supervisor_is_a_lost_sandbox_and_takes_its_command_along(
     box: Sandbox, backend: str, marker: str, tmp_path: Path
 ) -> None:
