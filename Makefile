@@ -6,8 +6,12 @@ IDEA ?= Use batches of 8 sequences instead of 32.
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
 ACCEPT ?=
+# The image to start from; empty: a CUDA base for image, Debian for image-cpu.
+BASE ?=
+IMAGE_FLAGS ?=
+ENGINE ?= $(HOME)/.cache/xar-agent/engine
 
-.PHONY: setup dev check fix test demo docs soak accept-1 accept-2 clean
+.PHONY: setup dev check fix test demo docs soak accept-1 accept-2 gpu-check image image-cpu engine-start engine-stop engine-images clean
 
 setup: $(VENV)/.run-installed
 dev: $(VENV)/.dev-installed
@@ -52,6 +56,28 @@ accept-1: dev
 
 accept-2: dev
 	$(BIN)/python benchmarks/accept/accept_2.py $(ACCEPT)
+
+# Whatever only a GPU shows, in under 40 minutes; writes a dated record into benchmarks/gpu. Without a GPU: exit 3.
+gpu-check: dev
+	$(BIN)/python benchmarks/gpu/check.py
+
+image: setup
+	$(BIN)/python -m xar_agent.sandbox.build gpu $(if $(BASE),--base $(BASE)) $(IMAGE_FLAGS)
+
+image-cpu: setup
+	$(BIN)/python -m xar_agent.sandbox.build cpu $(if $(BASE),--base $(BASE)) $(IMAGE_FLAGS)
+
+# An engine for tests, as root: eval "$$(make -s engine-start)", make engine-images test engine-stop.
+engine-start:
+	@$(PYTHON) tests/engine/engine.py start $(ENGINE)
+
+engine-stop:
+	@$(PYTHON) tests/engine/engine.py stop $(ENGINE)
+
+# Without a registry: the base from this machine's Debian packages, the wheels from pip on this machine.
+engine-images: dev
+	$(BIN)/python tests/engine/base_image.py
+	wheels="$$($(BIN)/python tests/engine/wheelhouse.py)" && $(MAKE) image-cpu BASE=xar-agent-test:base IMAGE_FLAGS="--wheelhouse '$$wheels' --no-network"
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache

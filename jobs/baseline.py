@@ -59,11 +59,14 @@ class CalibrationProgress:
 
 
 @cache
-def machine_id() -> str:
-    """Processor, cores, Python and torch of this machine: what a score depends on besides the code."""
+def machine_id(runtime: str = "") -> str:
+    """Processor, cores, Python and torch of this machine: what a score depends on besides the code.
+
+    ``runtime`` is the Python and torch of a container image; empty where programs run this machine's own.
+    """
     torch = torch_version()
-    parts = [f"{cpu_model()} x{os.cpu_count()}", f"Python {sys.version.split()[0]}"]
-    return ", ".join([*parts, f"torch {torch}" if torch else "no torch"])
+    own = f"Python {sys.version.split()[0]}, {f'torch {torch}' if torch else 'no torch'}"
+    return f"{cpu_model()} x{os.cpu_count()}, {runtime or own}"
 
 
 def torch_version() -> str:
@@ -84,17 +87,18 @@ def cpu_model() -> str:
     return " ".join(names[0].split()) if names else "unknown processor"
 
 
-def baseline_path(env: EnvSpec, preset: str, split: Split = "val") -> Path:
+def baseline_path(env: EnvSpec, preset: str, split: Split = "val", runtime: str = "") -> Path:
     """Where this machine's calibration of these very files is kept."""
-    version = hashlib.sha256(to_json([env.version, env.evaluator_version, machine_id()]).encode()).hexdigest()[:12]
+    decisive = [env.version, env.evaluator_version, machine_id(runtime)]
+    version = hashlib.sha256(to_json(decisive).encode()).hexdigest()[:12]
     suffix = ".hidden.json" if split == "hidden" else ".json"
     return cache_folder() / "baselines" / f"{env.name}-{preset}-{version}{suffix}"
 
 
-def baseline_for(env: EnvSpec, preset: str, split: Split = "val") -> Baseline | None:
+def baseline_for(env: EnvSpec, preset: str, split: Split = "val", runtime: str = "") -> Baseline | None:
     """This machine's own calibration, else the one that came with the environment, else None."""
     try:
-        return Baseline.model_validate_json(baseline_path(env, preset, split).read_text())
+        return Baseline.model_validate_json(baseline_path(env, preset, split, runtime).read_text())
     except (OSError, ValidationError):
         return env.shipped_baseline(preset, split)
 
@@ -131,10 +135,10 @@ def calibrate(
     """
     if n < 2:
         raise UserError("a baseline needs at least two seeds: one has no spread")
-    model = baseline_for(bench.env, bench.preset_name) if split == "hidden" else None
+    model = baseline_for(bench.env, bench.preset_name, runtime=bench.runtime) if split == "hidden" else None
     multiples = sorted({1.0} if model else {*compute, 1.0})
     wanted = [(c, seed) for c in multiples for seed in seeds_at(c, n, split)]
-    path = baseline_path(bench.env, bench.preset_name, split)
+    path = baseline_path(bench.env, bench.preset_name, split, bench.runtime)
     ledger = Ledger(path.with_suffix(".values.jsonl"), wanted, on_progress)
     stop = cancel if cancel is not None else threading.Event()
     run_all(lambda key: ledger.add(measure(bench, *key, split=split, cancel=stop)), ledger.missing, parallel, stop)
@@ -223,6 +227,12 @@ def measure(bench: Bench, compute: float, seed: int, *, split: Split = "val", ca
         EvaluationError: it has no valid score.
         Interrupted: it was cancelled.
     """
+    with bench.leased(cancel) as leased:
+        return measure_with(leased, compute, seed, split, cancel)
+
+
+def measure_with(bench: Bench, compute: float, seed: int, split: Split, cancel: threading.Event | None) -> Run:
+    """The same, on a bench that has its devices."""
     budget = round(bench.preset.budget * compute)
     plan = TrainingPlan(bench.base_tree, seed, budget, bench.preset.wall_s * max(1.0, compute), None)
     with bench.scratch_folder(f"calibrate-{seed}") as folder:
@@ -244,7 +254,7 @@ def summarise(bench: Bench, runs: Sequence[Run]) -> Baseline:
         env_version=bench.env.version,
         evaluator_version=bench.env.evaluator_version,
         preset=bench.preset_name,
-        machine=machine_id(),
+        machine=machine_id(bench.runtime),
         mean=statistics.fmean(run.value for run in at_one),
         sd=statistics.stdev(run.value for run in at_one),
         n=len(at_one),

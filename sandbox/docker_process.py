@@ -152,14 +152,18 @@ class DockerProcess:
         except BaseException as error:  # nobody else sees what happens in this thread
             self._lost = SandboxLost(f"a command in a container could not be followed: {error!r}")
         finally:
-            self._stream.close()
-            self._streams.close_theirs()
-            if self._log >= 0:
-                os.close(self._log)
-            with self._waking:
-                self._settled.set()
-                os.close(self._wake)
-                os.close(self._waker)
+            with contextlib.ExitStack() as stack:  # whatever fails on the way: whoever waits hears of the end
+                stack.callback(self._settle)
+                stack.callback(self._streams.close_theirs)
+                stack.callback(self._stream.close)
+
+    def _settle(self) -> None:
+        if self._log >= 0:
+            os.close(self._log)
+        with self._waking:
+            self._settled.set()
+            os.close(self._wake)
+            os.close(self._waker)
 
     def _watch(self) -> int | None:
         """Until the command has ended (its exit code) or must end (None)."""

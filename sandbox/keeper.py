@@ -65,7 +65,7 @@ def use() -> dict[str, Any]:
 
 
 def processes() -> list[list[Any]]:
-    """Pid, parent, user and mark of every live process but ours; the mark is the fourth word of a command's first shell."""
+    """Pid, parent, user and mark of every live process but ours; the mark is fourth in a command's first shell."""
     found = []
     own = {1, os.getpid()}
     for name in os.listdir("/proc"):  # noqa: PTH208 - Path is slow to import

@@ -1,11 +1,12 @@
 """Shared fixtures: a home, cache and runs folder for each test; where a part is missing a test says why it is skipped.
 
-``XAR_REQUIRE_BWRAP=1`` (``_TORCH``, ``_MODEL``, ``_DOCKER``) turns the skip into a failure: a machine that is set up
-for a part must not skip it silently.
+``XAR_REQUIRE_BWRAP=1`` (``_TORCH``, ``_MODEL``, ``_DOCKER``, ``_GPU``) turns the skip into a failure: a machine that is
+set up for a part must not skip it silently.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -59,9 +60,48 @@ def missing_model() -> str:
     return "" if found else f"no model file under {USER_CACHE / 'models'} (xar-agent models fetch)"
 
 
+TEST_IMAGE = "xar-agent-test:base"
+"""A small Debian with Python and git: `make engine-images` makes it, and ``xar-agent:cpu`` upon it."""
+
+
+@cache
+def docker_images() -> tuple[str, ...]:
+    """Names of the images that the engine has.
+
+    Raises:
+        XarError: no engine answers.
+    """
+    from xar_agent.sandbox.engine import connect
+
+    with contextlib.closing(connect()) as client:
+        return tuple(name for image in client.images() for name in image["RepoTags"] or ())
+
+
+@cache
 def missing_docker() -> str:
-    """Docker is not supported yet: its tests come with it."""
-    return "" if Path("/var/run/docker.sock").exists() else "no Docker engine at /var/run/docker.sock"
+    """Why tests cannot run commands in containers here; empty when they can. The engine is asked itself."""
+    from xar_agent.errors import XarError
+    from xar_agent.sandbox.images import CPU_IMAGE
+
+    try:
+        found = docker_images()
+    except XarError as error:
+        return error.message
+    known = {TEST_IMAGE, CPU_IMAGE}
+    return "" if known & set(found) else f"the engine has neither {' nor '.join(sorted(known))} (make engine-images)"
+
+
+@cache
+def missing_gpu() -> str:
+    """Why no GPU can be used here; empty when one can. The driver is asked."""
+    from xar_agent.errors import XarError
+    from xar_agent.sandbox.gpus import machine_gpus
+
+    try:
+        found = machine_gpus().source()
+    except XarError as error:
+        return error.message
+    return "" if found.devices else "; ".join(found.left_out) or "this machine has no GPU, or no driver for it"
 
 
 MISSING: dict[str, Callable[[], str]] = {
@@ -69,6 +109,7 @@ MISSING: dict[str, Callable[[], str]] = {
     "torch": missing_torch,
     "model": missing_model,
     "docker": missing_docker,
+    "gpu": missing_gpu,
 }
 
 
@@ -85,7 +126,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(autouse=True)
-def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def isolated(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """The folder with a fresh home, cache and runs folder; no provider settings, and the planted key."""
     root = tmp_path_factory.mktemp("isolated")
     for name in list(os.environ):
@@ -98,6 +141,8 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("PLANTED_API_KEY", PLANTED_KEY)
     monkeypatch.setenv("HARMLESS_LOOKING", PLANTED_KEY)
+    if request.node.get_closest_marker("docker") is None:  # what "auto" chooses must not depend on the machine
+        monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
     # A test that starts training must not take both cores of a small machine.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return root
@@ -125,6 +170,25 @@ def runs_dir(isolated: Path) -> Path:
 def planted_key() -> str:
     """The secret in this test's environment, under a telling and an innocent name."""
     return PLANTED_KEY
+
+
+@pytest.fixture
+def docker_image() -> str:
+    """Name of the smallest image that commands can run in; mark the test ``docker``."""
+    from xar_agent.sandbox.images import CPU_IMAGE
+
+    return TEST_IMAGE if TEST_IMAGE in docker_images() else CPU_IMAGE
+
+
+@pytest.fixture
+def docker_cpu_image() -> str:
+    """Name of the image with torch; mark the test ``docker``."""
+    from xar_agent.sandbox.images import CPU_IMAGE
+
+    if CPU_IMAGE not in docker_images():
+        reason = f"the engine has no {CPU_IMAGE} (make image-cpu)"
+        (pytest.fail if os.environ.get("XAR_REQUIRE_DOCKER") == "1" else pytest.skip)(reason)
+    return CPU_IMAGE
 
 
 @pytest.fixture
