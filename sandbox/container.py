@@ -149,11 +149,10 @@ class Container:
             known = self.client.exec_inspect(command)
         return None if known["Running"] or known["ExitCode"] is None else int(known["ExitCode"])
 
-    def end_of(self) -> dict[str, Any]:
-        """The engine's word on how the container ended."""
+    def is_oom_killed(self) -> bool:
+        """Whether the container has ended because its first program was killed for want of memory."""
         with lost_when_gone("tell how a container ended"):
-            state: dict[str, Any] = self.client.inspect_container(self.id)["State"]
-            return state
+            return bool(self.client.inspect_container(self.id)["State"]["OOMKilled"])
 
     def clear(self, mark: str) -> int:
         """Kill what is left of a command, and all that belongs to no command; how many processes there were.

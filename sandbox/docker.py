@@ -38,14 +38,17 @@ RUNTIME = (
 )
 
 
-@cache
 def docker_info(image: str | None = None, *, gpus: bool = False) -> SandboxInfo:
-    """What the engine can do here, found by running the image's Python in a container.
+    """What the engine can do here, found once for an image by running its Python in a container.
 
     Raises:
         CapabilityMissing: there is no engine, no such image, or it does not see our files; says what to do.
     """
-    name = image or default_image(gpus=gpus)
+    return _tried(image or default_image(gpus=gpus), gpus, os.environ.get("DOCKER_HOST"))
+
+
+@cache
+def _tried(name: str, gpus: bool, host: str | None) -> SandboxInfo:
     with HeldFolder("probe") as folder:
         workspace = folder / "workspace"
         workspace.mkdir()

@@ -198,20 +198,32 @@ class DockerProcess:
 
     def _look(self, now: float, disk: Disk) -> None:
         """Compare use with the limits."""
-        if now >= self._begun + self._order.timeout_s:
+        if self._is_late():
             self._stop = self._stop or "wall"
-        try:
-            self._measure()
-        except KeeperGone:
-            ended = self._container.end_of()
-            if ended["OOMKilled"]:
-                self._oom = max(self._oom, 1)
-            late = now >= self._begun + self._order.timeout_s
-            self._stop = self._stop or ("memory" if ended["OOMKilled"] else "wall" if late else "cancel")
+        self._measure_or_explain()
         disk.step(now)
         over_cpu = self._order.cpu_s is not None and self._cpu_s >= self._order.cpu_s
         over_disk = self._disk_bytes is not None and disk.is_over(self._disk_bytes, 0)
         self._stop = self._stop or ("memory" if self._oom else "cpu" if over_cpu else "disk" if over_disk else "")
+
+    def _is_late(self) -> bool:
+        return bool(self._begun) and time.monotonic() >= self._begun + self._order.timeout_s
+
+    def _measure_or_explain(self) -> None:
+        """What it used by now; of a container that has ended: why.
+
+        Raises:
+            SandboxLost: it was not by our doing.
+        """
+        try:
+            self._measure()
+        except KeeperGone as error:
+            if self._container.is_oom_killed():
+                self._oom = max(self._oom, 1)
+            elif self._is_late():  # then it was the keeper that ended it
+                self._stop = self._stop or "wall"
+            elif not self._stop:
+                raise SandboxLost("the container of a command was ended by someone else") from error
 
     def _exchange(self, timeout_s: float) -> None:
         """Move what can be moved, for at most so long."""
@@ -222,9 +234,10 @@ class DockerProcess:
 
     def _finish(self, code: int | None) -> ExecResult:
         """End everything, then say what happened."""
-        with contextlib.suppress(KeeperGone, SandboxLost):
-            self._measure()
-        found = self._container.clear(self._mark)
+        try:
+            self._measure_or_explain()
+        finally:
+            found = self._container.clear(self._mark)
         stop = time.monotonic() + DRAIN_S
         while not self._stream.at_end and time.monotonic() < stop:
             self._exchange(0.05)

@@ -22,7 +22,7 @@ EXPIRES = "xar-agent.expires"
 LIFE_S = 7 * 86_400
 """After this a container whose owner cannot be judged from here is nobody's: longer than any training run."""
 CONNECT_S = 5.0
-ANSWER_S = 60.0
+ANSWER_S = 30.0
 WAYS_ON = (
     "start Docker and see that `docker version` shows a server (DOCKER_HOST says where; "
     "your user must be in the group docker), or use --sandbox bubblewrap"
@@ -46,6 +46,8 @@ def connect() -> APIClient:
     except (DockerException, RequestException, ValueError) as error:
         text = " ".join(str(error).split())
         said = f"nobody listens at {_host()}" if "refused" in text else text[-200:]
+        if "timed out" in text:
+            said = f"{_host()} does not answer within {CONNECT_S:g} s"
         raise CapabilityMissing(f"no Docker engine answers: {said}", WAYS_ON) from error
     client.timeout = ANSWER_S
     return client

@@ -14,7 +14,7 @@ import pytest
 from backends import BACKENDS
 from scan import OpenBox, alive, holds_within, slept_within
 
-from xar_agent.errors import CapabilityMissing
+from xar_agent.errors import CapabilityMissing, SandboxLost
 from xar_agent.sandbox import Limits, Sandbox, SandboxSpec, engine, open_sandbox, probe
 from xar_agent.sandbox.docker import docker_info
 from xar_agent.sandbox.images import CPU_IMAGE
@@ -130,6 +130,19 @@ def test_the_container_of_a_killed_driver_ends_and_the_next_start_removes_it(
     assert holds_within(lambda: not client.inspect_container(made)["State"]["Running"], 5)
     with open_sandbox(backend, SandboxSpec(workspace=tmp_path / "other")):
         assert named(client, marker) == []
+
+
+@only_docker
+def test_a_container_that_someone_else_ends_is_a_lost_sandbox(
+    open_box: OpenBox, client: Any, marker: str, tmp_path: Path
+) -> None:
+    box = open_box(name=marker)
+    process = box.spawn(["sleep", marker], stderr_path=tmp_path / "e")
+    assert slept_within(marker, 1, 20)
+    client.kill(named(client, marker)[0])
+    with pytest.raises(SandboxLost, match="ended by someone else"):
+        process.wait(20)
+    assert box.exec(["echo", "again"]).output == "again\n"
 
 
 def test_a_container_of_an_unknown_owner_goes_when_its_time_is_over(
