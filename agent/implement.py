@@ -181,7 +181,7 @@ def start_record(order: Order, sandbox: Sandbox, start_tree: str, schemas: list[
         "env": {"name": env.name, "version": env.version, "preset": bench.preset_name},
         "base": bench.base_tree,
         "tree": start_tree,
-        "image": None,
+        "image": bench.image,
         "sandbox": {"backend": sandbox.info.backend, "detail": sandbox.info.detail},
         "versions": {
             "xar_agent": xar_agent.__version__,

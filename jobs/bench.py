@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
+import threading
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from xar_agent.envs.spec import EnvSpec, Preset
 from xar_agent.errors import PatchRefused
 from xar_agent.jobs.data import DataSet, PrepareProgress, prepare_data
 from xar_agent.sandbox import files, probe, tree
+from xar_agent.sandbox.gpus import machine_gpus, require_gpus
 from xar_agent.sandbox.protocol import WORKSPACE, Bind, Limits, Patch, SandboxSpec
 from xar_agent.sandbox.tree import Manifest
 from xar_agent.store import store_errors
@@ -52,6 +53,12 @@ class Bench:
     """Protected files of the base, as every checkout must have them."""
     python: str
     """Interpreter of every program in a sandbox."""
+    runtime: str = ""
+    """Python and torch of the image; empty where programs run this machine's own."""
+    image: str | None = None
+    """Container image of every sandbox, with a device or without; None where the back end has no images."""
+    gpus: tuple[str, ...] = ()
+    """UUIDs of the devices that are leased for the work under way; see ``leased``."""
 
     @property
     def preset(self) -> Preset:
@@ -76,6 +83,25 @@ class Bench:
             DataUnavailable: it cannot be read.
         """
         return self.data.train_tokens()
+
+    @contextmanager
+    def leased(self, cancel: threading.Event | None = None) -> Iterator[Bench]:
+        """This bench with the devices that the preset needs, for one piece of work; the same one where it needs none.
+
+        Whoever may wait for another's measurement takes the lease first: nobody waits for a device with a lock in hand.
+
+        Raises:
+            CapabilityMissing: this machine has not so many.
+            Interrupted: it was cancelled while it waited for its turn.
+        """
+        if len(self.gpus) == self.preset.gpus:
+            yield self
+            return
+        tokens = self.train_tokens
+        with machine_gpus().lease(self.preset.gpus, cancel=cancel) as devices:
+            bench = replace(self, gpus=tuple(device.uuid for device in devices))
+            vars(bench)["train_tokens"] = tokens  # read once for all of them
+            yield bench
 
     @contextmanager
     def scratch_folder(self, name: str) -> Iterator[Path]:
@@ -153,14 +179,23 @@ class Bench:
         binds: tuple[Bind, ...] = (),
         writable: bool = True,
         environment: Mapping[str, str] | None = None,
+        gpus: bool = False,
     ) -> SandboxSpec:
-        """A sandbox with this preset's limits and nothing of ours but the binds."""
+        """A sandbox with this preset's limits and nothing of ours but the binds and, with ``gpus``, the leased devices.
+
+        Raises:
+            RuntimeError: it needs devices, and there is no lease on them.
+        """
+        if gpus and len(self.gpus) != self.preset.gpus:
+            raise RuntimeError(f"a {name} sandbox needs a lease on {self.preset.gpus} GPUs")
         return SandboxSpec(
             workspace=workspace,
             workspace_writable=writable,
             binds=binds,
             environment={**QUIET_PYTHON, **(environment or {})},
-            limits=Limits(memory_mib=self.preset.memory_mib),
+            limits=Limits(memory_mib=self.preset.memory_mib, cpus=float(self.preset.cpus)),
+            gpus=self.gpus if gpus else (),
+            image=self.image,
             name=name,
         )
 
@@ -171,6 +206,7 @@ def open_bench(
     backend: str,
     run_dir: Path,
     *,
+    image: str | None = None,
     source: Path | None = None,
     on_progress: Callable[[PrepareProgress], None] | None = None,
 ) -> Bench:
@@ -181,17 +217,19 @@ def open_bench(
         preset_name: its size.
         backend: sandbox by name; "auto" becomes the one that works here.
         run_dir: the run's folder, held by this process.
+        image: container image, where the back end has images; None: its default one.
         source: raw material of the data set, if the user has it.
         on_progress: hears how far the preparation is.
 
     Raises:
         UnknownName: there is no such preset.
-        CapabilityMissing: no sandbox works here.
+        CapabilityMissing: no sandbox works here, or the preset needs GPUs that are not here.
         DataUnavailable: the data set could not be prepared.
         StoreError: the run's folder cannot be written.
     """
-    env.preset(preset_name)
-    name = probe(backend).backend
+    gpus = env.preset(preset_name).gpus
+    info = probe(backend, image=image, gpus=gpus > 0)
+    require_gpus(info, gpus)
     data = prepare_data(env, source=source, on_progress=on_progress)
     store = run_dir / "trees"
     scratch = run_dir / "scratch"
@@ -202,4 +240,6 @@ def open_bench(
         tree.checkout(store, base, scratch / "base")
         protected = tree.manifest(scratch / "base", env.file.protected)
         files.remove_tree(scratch / "base")
-    return Bench(env, preset_name, name, data, run_dir, store, base, protected, sys.executable)
+    found = info.image or None
+    name = info.backend
+    return Bench(env, preset_name, name, data, run_dir, store, base, protected, info.python, info.runtime, found)

@@ -159,7 +159,7 @@ def hidden_baseline(
         Interrupted: it was cancelled; what was measured is kept.
         EvaluationError: the unchanged repository has no valid score.
     """
-    known = baseline_for(bench.env, bench.preset_name, "hidden")
+    known = baseline_for(bench.env, bench.preset_name, "hidden", bench.runtime)
     if known is not None and known.n >= MIN_BASELINE_SEEDS:
         return known
     n = max(n_seeds, MIN_BASELINE_SEEDS)

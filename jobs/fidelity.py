@@ -9,7 +9,7 @@ from pathlib import Path
 
 from xar_agent.jobs.bench import Bench
 from xar_agent.jobs.outputs import CurvePoint, read_curve
-from xar_agent.jobs.probe import PROBE_STEPS, cpu_reference, one_at_a_time
+from xar_agent.jobs.probe import PROBE_STEPS, cpu_reference, kept_reference, one_at_a_time
 from xar_agent.jobs.records import load
 from xar_agent.jobs.types import Evaluation, Fidelity, Job, JobSpec
 from xar_agent.jobs.worker import CURVE, RESULT, run_job
@@ -48,7 +48,7 @@ def fidelity(
         return "unknown"
     curve = read_curve(jobs_dir / done.id / CURVE)
     first = tuple((point.step, point.loss) for point in curve if point.step <= PROBE_STEPS)
-    reference = cpu_reference(bench, done.spec.seed, max_age_s=None, cancel=cancel).first_losses
+    reference = first_losses(bench, done.spec.seed, cancel)
     if not first or first != reference:
         return "effect" if first and reference else "unknown"
     base = same_seed_base(bench, done.spec, cancel)
@@ -56,6 +56,15 @@ def fidelity(
         return "unknown"
     same = base[0].value == done.evaluation.value and base[1] == curve
     return "no_effect" if same else "effect"
+
+
+def first_losses(bench: Bench, seed: int, cancel: threading.Event | None) -> tuple[tuple[int, float | None], ...]:
+    """Of the base at this seed: known, where a job has been trained with it in this run."""
+    kept = kept_reference(bench, seed)
+    if kept is None:
+        with bench.leased(cancel) as leased:
+            kept = cpu_reference(leased, seed, max_age_s=None, cancel=cancel)
+    return kept.first_losses
 
 
 def same_program(bench: Bench, tree: str) -> bool:
@@ -89,6 +98,8 @@ def same_seed_base(
         if not (folder / RESULT).exists():
             nothing = Patch(bench.base_tree, "", (), 0, 0, "")
             base = JobSpec(spec.run, "baseline", spec.env, spec.preset, spec.seed, nothing, bench.base_tree, spec.split)
-            if run_job(bench, base, folder, cancel=cancel).evaluation is None:
+            with bench.leased(cancel) as leased:
+                outcome = run_job(leased, base, folder, cancel=cancel)
+            if outcome.evaluation is None:
                 return None
     return load(Evaluation, (folder / RESULT).read_text()), read_curve(folder / CURVE)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from xar_agent.errors import Interrupted
 from xar_agent.jobs.bench import Bench
 from xar_agent.jobs.records import Spend
 from xar_agent.jobs.runs import RunStore
@@ -174,14 +175,22 @@ class LocalEngine:
             job = self._store.job(job.id)
 
     def _attempt(self, job: Job, cancel: threading.Event) -> JobOutcome:
-        if cancel.is_set():
-            return JobOutcome(JobState.CANCELLED, Failure(FailureClass.INFRA, "cancelled before it began"), None)
+        """One attempt. A job that waits for a device is queued still: if we are killed then, no attempt is lost."""
+        try:
+            with self._bench.leased(cancel) as bench:
+                if not cancel.is_set():
+                    return self._attempt_on(bench, job, cancel)
+        except Interrupted:
+            pass
+        return JobOutcome(JobState.CANCELLED, Failure(FailureClass.INFRA, "cancelled before it began"), None)
+
+    def _attempt_on(self, bench: Bench, job: Job, cancel: threading.Event) -> JobOutcome:
         self._store.set_state(job.id, JobState.STARTING)
         job_dir = self._store.job_dir(job.id)
         claim(job_dir, job.attempt)
         self._store.set_state(job.id, JobState.RUNNING)
         outcome = run_job(
-            self._bench,
+            bench,
             job.spec,
             job_dir,
             attempt=job.attempt,

@@ -68,7 +68,7 @@ def measure_patch(
         ids = [running.submit(spec).id for spec in specs]
         jobs = wait_for(running, ids, on_event, cancel)
     evaluations = [job.evaluation for job in jobs if job.evaluation is not None]
-    baseline = baseline_for(bench.env, bench.preset_name)
+    baseline = baseline_for(bench.env, bench.preset_name, runtime=bench.runtime)
     found = fidelity(bench, tree, jobs, jobs_dir=store.dir / "jobs", cancel=cancel)
     store.record_finding(idea_id, found, baseline)
     scored = with_failed_jobs(score(evaluations, baseline, bench.env.direction), jobs)
@@ -81,7 +81,7 @@ def measured_so_far(store: RunStore, bench: Bench, idea_id: str, tree: str) -> M
     if not jobs:
         return None
     evaluations = [job.evaluation for job in jobs if job.evaluation is not None]
-    baseline = baseline_for(bench.env, bench.preset_name)
+    baseline = baseline_for(bench.env, bench.preset_name, runtime=bench.runtime)
     return Measured(jobs, score(evaluations, baseline, bench.env.direction), "unknown", baseline)
 
 

@@ -72,14 +72,26 @@ def cpu_reference(
         Interrupted: it was cancelled.
         SandboxLost: the baseline itself does not train here; the message has its last line.
     """
-    known = bench.run_dir / "probe" / f"{bench.env.name}-{bench.env.version}-{bench.preset_name}-{seed}.json"
+    known = reference_path(bench, seed)
     with one_at_a_time(str(known)):
-        if known.exists() and is_fresh(found := load(CpuReference, known.read_text()), max_age_s):
+        found = kept_reference(bench, seed)
+        if found is not None and is_fresh(found, max_age_s):
             return found
         with bench.scratch_folder("probe") as folder:
             reference = measure(bench, seed, folder, cancel)
         write_json(known, asdict(reference))
         return reference
+
+
+def kept_reference(bench: Bench, seed: int) -> CpuReference | None:
+    """The last one that was measured in this run; None without one."""
+    known = reference_path(bench, seed)
+    return load(CpuReference, known.read_text()) if known.exists() else None
+
+
+def reference_path(bench: Bench, seed: int) -> Path:
+    """Where it is kept."""
+    return bench.run_dir / "probe" / f"{bench.env.name}-{bench.env.version}-{bench.preset_name}-{seed}.json"
 
 
 def is_fresh(reference: CpuReference, max_age_s: float | None) -> bool:

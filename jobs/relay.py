@@ -105,7 +105,7 @@ class Relay:
         workspace = self.bench.checkout(self.tree, home)
         self._add_checkpoint(workspace / OUT)
         binds = (Bind(self.bench.env.folder / self.bench.env.file.worker, WORKER),)
-        spec = self.bench.sandbox_spec(workspace, binds=binds, writable=False, name="worker")
+        spec = self.bench.sandbox_spec(workspace, binds=binds, writable=False, name="worker", gpus=True)
         sandbox = open_sandbox(self.bench.backend, spec)
         sandbox.start()
         try:

@@ -36,6 +36,7 @@ def run_smoke(
 
     Raises:
         EvaluationError, SandboxError: the house failed, not the tree.
+        CapabilityMissing: this machine has not the GPUs that it needs.
         Interrupted: it was cancelled.
         StoreError: the disk is full, or the log cannot be written.
     """
@@ -45,7 +46,8 @@ def run_smoke(
     except PatchRefused as error:
         failure = Failure(FailureClass.INTEGRITY, error.message)
         return SmokeReport("", tree, False, failure, None, None, time.monotonic() - begun, 0.0)
-    with store_errors(log_path, "write"), bench.scratch_folder("smoke") as folder:
+    with store_errors(log_path, "write"), bench.leased(cancel) as bench, bench.scratch_folder("smoke") as folder:
+        begun = time.monotonic()
         log_path.parent.mkdir(parents=True, exist_ok=True)
         budget = int(bench.preset.settings.get("smoke_tokens", bench.preset.budget // 100))
         plan = TrainingPlan(tree, SMOKE_SEED, budget, min(SMOKE_WALL_S, bench.preset.wall_s), None)

@@ -11,7 +11,6 @@ import json
 import os
 import random
 import selectors
-import shutil
 import socket
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xar_agent.errors import DataUnavailable
+from xar_agent.sandbox.held import HeldFolder
 
 LANES = 512
 MAX_LINE_BYTES = 1024
@@ -153,7 +153,7 @@ class TokenServer:
         self._selector = selectors.DefaultSelector()
         self._closing = threading.Event()
         self._own_folder = socket_folder(folder)
-        self.path = (self._own_folder or folder or Path()) / f"d{os.urandom(3).hex()}.sock"
+        self.path = (self._own_folder.path if self._own_folder else folder or Path()) / f"d{os.urandom(3).hex()}.sock"
         self._listener = self._listen()
         self._thread = threading.Thread(target=self._serve, name="token-server", daemon=True)
         self._thread.start()
@@ -169,7 +169,7 @@ class TokenServer:
         self._thread.join()
         self.path.unlink(missing_ok=True)
         if self._own_folder:
-            shutil.rmtree(self._own_folder, ignore_errors=True)
+            self._own_folder.close()
 
     def __enter__(self) -> TokenServer:
         return self
@@ -276,14 +276,14 @@ class TokenServer:
         return json.dumps(header).encode() + b"\n" + payload.tobytes()
 
 
-def socket_folder(wanted: Path | None) -> Path | None:
+def socket_folder(wanted: Path | None) -> HeldFolder | None:
     """A new short-named temporary folder, or None when the wanted one will do: the kernel allows 107 bytes of path."""
     if wanted is not None and len(os.fsencode(wanted.absolute())) + 16 <= MAX_SOCKET_PATH_BYTES:
         return None
     for parent in (tempfile.gettempdir(), "/tmp"):
         if len(parent) + 32 <= MAX_SOCKET_PATH_BYTES:
             with contextlib.suppress(OSError):
-                folder = Path(tempfile.mkdtemp(prefix="xar-", dir=parent))
-                folder.chmod(0o711)
-                return folder
+                held = HeldFolder("io", parent=Path(parent))
+                held.path.chmod(0o711)
+                return held
     raise DataUnavailable("no short path for the token stream's socket", "set TMPDIR to a short, writable folder")

@@ -118,7 +118,7 @@ def train(
 def training_spec(bench: Bench, workspace: Path, socket: Path) -> SandboxSpec:
     """The sandbox of a training run: the repository, the launcher and the token stream, nothing else of ours."""
     binds = (Bind(bench.launcher, LAUNCHER), Bind(socket, SOCKET))
-    return bench.sandbox_spec(workspace, binds=binds, name="train")
+    return bench.sandbox_spec(workspace, binds=binds, name="train", gpus=True)
 
 
 def training_environment(sandbox: Sandbox, plan: TrainingPlan) -> Mapping[str, str]:

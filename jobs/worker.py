@@ -197,7 +197,7 @@ def evaluation_of(
         env_version=bench.env.version,
         evaluator_version=bench.env.evaluator_version,
         data_sha256=bench.data.sha256,
-        machine=machine_id(),
+        machine=machine_id(bench.runtime),
         worker_cpu_s=found.worker_cpu_s,
     )
 

@@ -97,7 +97,7 @@ class BatchWork:
                 call,
                 env=self.bench.env,
                 preset=self.bench.preset_name,
-                baseline=baseline_for(self.bench.env, self.bench.preset_name),
+                baseline=baseline_for(self.bench.env, self.bench.preset_name, runtime=self.bench.runtime),
                 files=editable_texts(self.bench, self.bench.base_tree),
                 model=self.source.ideator(),
                 knobs=self.knobs,

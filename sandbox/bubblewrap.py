@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -20,6 +19,8 @@ from pathlib import Path
 
 from xar_agent.errors import CapabilityMissing, SandboxError
 from xar_agent.sandbox import files, visible
+from xar_agent.sandbox.gpus import Gpus, device_environment, driver_folders, machine_gpus
+from xar_agent.sandbox.held import HeldFolder
 from xar_agent.sandbox.launch import Launch
 from xar_agent.sandbox.local import LocalSandbox, memory_bound, memory_means, process_means, rlimits, what_is_sampled
 from xar_agent.sandbox.owners import drops_to_other_uid, inner_uid, make_reachable
@@ -66,19 +67,26 @@ def _version(path: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", said.stdout)))
 
 
-@cache
 def bubblewrap_info() -> SandboxInfo:
     """What it can do here, found by running our Python in one.
 
     Raises:
         CapabilityMissing: it cannot be used here; says why, and the ways on.
     """
+    return _info(_tried(), gpu=machine_gpus().has_nodes())
+
+
+@cache
+def _tried() -> str:
+    """What to tell a person about it, once it has run something."""
     path, version = find_bwrap()
-    with tempfile.TemporaryDirectory(prefix="xar-probe-") as folder:
-        workspace = Path(folder, "workspace")
+    with HeldFolder("probe") as folder:
+        workspace = folder / "workspace"
         workspace.mkdir()
         try:
-            with BubblewrapSandbox(SandboxSpec(workspace=workspace, name="probe")) as sandbox:
+            probed = BubblewrapSandbox(SandboxSpec(workspace=workspace, name="probe"))
+            probed.sweeps = False
+            with probed as sandbox:
                 result = sandbox.exec([sys.executable, "-c", ""], timeout_s=60)
         except SandboxError as error:
             raise CapabilityMissing(f"bubblewrap cannot be used here: {error.message}", WAYS_ON) from error
@@ -90,14 +98,14 @@ def bubblewrap_info() -> SandboxInfo:
         raise CapabilityMissing(f"bubblewrap cannot be used here: {result.output.strip()[-300:]}", hint)
     who = f"own user id per workspace, {NESTED}" if drops_to_other_uid() else "user namespace"
     parts = (f"bubblewrap {version} ({path}), {who}, memory bound by {memory_means()}", what_is_sampled())
-    return _info("; ".join(filter(None, parts)))
+    return "; ".join(filter(None, parts))
 
 
-def _info(detail: str, *, network: bool = False) -> SandboxInfo:
+def _info(detail: str, *, gpu: bool, network: bool = False) -> SandboxInfo:
     return SandboxInfo(
         backend="bubblewrap",
         capabilities=Capabilities(
-            gpu=False,
+            gpu=gpu,
             network_off=not network,
             pid_ns=True,
             mem_limit=memory_means(),
@@ -114,16 +122,19 @@ def _info(detail: str, *, network: bool = False) -> SandboxInfo:
 class BubblewrapSandbox(LocalSandbox):
     """A read-only system, the workspace, a private /tmp, and nothing else of the machine."""
 
-    def __init__(self, spec: SandboxSpec) -> None:
+    def __init__(self, spec: SandboxSpec, gpus: Gpus | None = None) -> None:
+        """``gpus`` are the machine's own, unless others are given.
+
+        Raises:
+            CapabilityMissing: the spec wants a device that is not here.
+        """
         super().__init__(spec)
+        self._gpus = gpus or machine_gpus()
         if spec.gpus:
-            raise CapabilityMissing(
-                "the bubblewrap back end cannot show single GPUs yet",
-                "run with gpus = 0, or wait for the Docker back end",
-            )
+            self._gpus.named(spec.gpus)
         path, version = find_bwrap()
         self._bwrap = path
-        self.info = _info(f"bubblewrap {version} ({path})", network=spec.network)
+        self.info = _info(f"bubblewrap {version} ({path})", gpu=self._gpus.has_nodes(), network=spec.network)
         self._arguments: tuple[str, ...] = ()
 
     def prepare(self, support: Path) -> None:
@@ -160,7 +171,19 @@ class BubblewrapSandbox(LocalSandbox):
         for bind in sorted((workspace, *spec.binds), key=lambda bind: bind.target):
             words += visible.parents(bind.target)
             words += ["--bind" if bind.writable else "--ro-bind", str(bind.source.absolute()), bind.target]
-        return [*words, "--remount-ro", "/dev", "--remount-ro", "/"]
+        return [*words, *self._device_nodes(), "--remount-ro", "/dev", "--remount-ro", "/"]
+
+    def _device_nodes(self) -> list[str]:
+        """The leased devices and no others; a program that looks for more finds no node."""
+        if not self.spec.gpus:
+            return []
+        words: list[str] = []
+        for source, target in self._gpus.binds(self.spec.gpus, open_to_all=self.owner is not None):
+            words += ["--dev-bind-try", str(source), str(target)]
+        for place in driver_folders():
+            if not place.startswith("/usr/"):
+                words += [*visible.parents(place), "--ro-bind", place, place]
+        return words
 
     def path_of(self, target: str) -> str:
         """The same path: everything is where the spec says."""
@@ -174,6 +197,7 @@ class BubblewrapSandbox(LocalSandbox):
             "TMPDIR": "/tmp",
             "LANG": "C.UTF-8",
             **self.spec.environment,
+            **device_environment(self.spec.gpus),
         }
 
     def launch(self, argv: tuple[str, ...], cwd: str, env: Mapping[str, str]) -> Launch:

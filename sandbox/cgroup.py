@@ -20,10 +20,10 @@ _numbers = itertools.count()
 
 
 @cache
-def version() -> int:
+def version(mount: Path = MOUNT) -> int:
     """1 or 2 where a group that bounds memory can be made and joined here, else 0 (then a watchdog does it)."""
     for candidate in (1, 2):
-        made = _make(candidate, Limits(memory_mib=64, processes=16))
+        made = _make(candidate, Limits(memory_mib=64, processes=16), mount)
         usable = bool(made) and can_join(made)
         remove(made)
         if usable:
@@ -38,9 +38,9 @@ def can_join(made: Mapping[str, Any]) -> bool:
     return child.returncode == 0
 
 
-def make(limits: Limits) -> Mapping[str, Any]:
+def make(limits: Limits, mount: Path = MOUNT) -> Mapping[str, Any]:
     """A fresh group for one command: what the supervisor needs to join, read and remove it; empty without cgroups."""
-    return _make(version(), limits) if version() else {}
+    return _make(version(mount), limits, mount) if version(mount) else {}
 
 
 def remove(made: Mapping[str, Any]) -> None:
@@ -57,20 +57,19 @@ def remove(made: Mapping[str, Any]) -> None:
             time.sleep(0.01)
 
 
-def _make(which: int, limits: Limits) -> dict[str, Any]:
+def _make(which: int, limits: Limits, mount: Path) -> dict[str, Any]:
     name = f"xar-{os.getpid()}-{next(_numbers)}"
     made: list[Path] = []
     try:
-        return _make_v1(name, limits, made) if which == 1 else _make_v2(name, limits, made)
+        return (_make_v1 if which == 1 else _make_v2)(name, limits, made, mount)
     except (OSError, LookupError):
         remove({"remove": made})
         return {}
 
 
-def _make_v1(name: str, limits: Limits, made: list[Path]) -> dict[str, Any]:
-    groups = {kind: _own_group(kind) / name for kind in ("memory", "pids", "cpuacct")}
+def _make_v1(name: str, limits: Limits, made: list[Path], mount: Path) -> dict[str, Any]:
+    groups = {kind: _own_group(kind, mount) / name for kind in ("memory", "pids", "cpuacct")}
     for group in groups.values():
-        _sweep(group.parent)
         group.mkdir()
         made.append(group)
     if limits.memory_mib is not None:
@@ -88,11 +87,8 @@ def _make_v1(name: str, limits: Limits, made: list[Path]) -> dict[str, Any]:
     }
 
 
-def _make_v2(name: str, limits: Limits, made: list[Path]) -> dict[str, Any]:
-    own = _own_group("")
-    # A sibling, because a group with processes in it cannot have controlled children; the root group can.
-    group = (own if own == MOUNT else own.parent) / name
-    _sweep(group.parent)
+def _make_v2(name: str, limits: Limits, made: list[Path], mount: Path) -> dict[str, Any]:
+    group = _home_v2(_own_group("", mount), mount) / name
     group.mkdir()
     made.append(group)
     if limits.memory_mib is not None:
@@ -110,21 +106,42 @@ def _make_v2(name: str, limits: Limits, made: list[Path]) -> dict[str, Any]:
     }
 
 
-def _own_group(kind: str) -> Path:
+def _own_group(kind: str, mount: Path = MOUNT) -> Path:
     """Folder of the group that we are in, of one v1 controller or (with "") of v2."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, kinds, path = line.split(":", 2)
         if kind in kinds.split(","):
-            folder = MOUNT / kind / path.lstrip("/")
+            folder = mount / kind / path.lstrip("/")
             if (folder / "cgroup.procs").exists():
                 return folder
     raise LookupError(kind)
 
 
-def _sweep(folder: Path) -> None:
-    """Remove the empty groups of drivers that were killed."""
-    for left in folder.glob("xar-*-*"):
-        driver = left.name.split("-")[1]
-        if driver.isdigit() and not Path("/proc", driver).exists():
-            with contextlib.suppress(OSError):
-                left.rmdir()
+def _home_v2(own: Path, mount: Path = MOUNT) -> Path:
+    """A sibling of our own group, because one with processes in it cannot have controlled children; the root can."""
+    return own if own == mount else own.parent
+
+
+def abandoned() -> list[Path]:
+    """Groups of drivers that are dead; what runs in them may still be under a supervisor that ends it."""
+    homes = []
+    for kind in ("memory", "pids", "cpuacct", ""):
+        with contextlib.suppress(OSError, LookupError):
+            own = _own_group(kind)
+            homes.append(own if kind else _home_v2(own))
+    return [group for home in homes for group in sorted(home.glob("xar-*-*")) if _driver_is_dead(group)]
+
+
+def _driver_is_dead(group: Path) -> bool:
+    driver = group.name.split("-")[1]
+    return driver.isdigit() and not Path("/proc", driver).exists()
+
+
+def sweep() -> int:
+    """Remove the empty groups of drivers that were killed; how many."""
+    count = 0
+    for left in abandoned():
+        with contextlib.suppress(OSError):
+            left.rmdir()
+            count += 1
+    return count

@@ -154,11 +154,12 @@ class Container:
         with lost_when_gone("tell how a container ended"):
             return bool(self.client.inspect_container(self.id)["State"]["OOMKilled"])
 
-    def clear(self, mark: str) -> int:
+    def clear(self, mark: str, *, at_once: bool) -> int:
         """Kill what is left of a command, and all that belongs to no command; how many processes there were.
 
-        A container that cannot be emptied so, or that is full, is ended and begun again with the next command: its
-        workspace and /tmp stay, other commands in it end too.
+        A container that cannot be emptied so, or that keeps something in memory, is ended and begun again with the next
+        command: its workspace and /tmp stay, other commands in it end too. ``at_once`` does that first where there are
+        no others: a command out of its limits may leave the machine too busy to start another one that kills it.
 
         Raises:
             SandboxLost: the engine is gone, and nobody can say what still runs.
@@ -169,7 +170,8 @@ class Container:
             try:
                 left, dirty = self._left(mark)
                 found = len(left)
-                if left and not self._kill(mark, left) or dirty and not self._deadlines:
+                alone = not self._deadlines
+                if alone and (dirty or left and at_once) or left and not self._kill(mark, left):
                     self.end()
                 else:
                     self._tell_deadline()

@@ -234,10 +234,13 @@ class DockerProcess:
 
     def _finish(self, code: int | None) -> ExecResult:
         """End everything, then say what happened."""
+        if self._stop:  # an engine whose output nobody takes does not even answer when it is told to kill
+            self._exchange(0)
+            self._stream.close()
         try:
             self._measure_or_explain()
         finally:
-            found = self._container.clear(self._mark)
+            found = self._container.clear(self._mark, at_once=bool(self._stop))
         stop = time.monotonic() + DRAIN_S
         while not self._stream.at_end and time.monotonic() < stop:
             self._exchange(0.05)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,14 @@ def own_tree(root: Path, owner: int) -> None:
         _visit(fd, give, lambda folder, name: None)
     finally:
         os.close(fd)
+
+
+def unlock(folder: Path) -> None:
+    """Give the owner of a folder its rights back, where a command has taken them from all that come after it."""
+    mode = stat.S_IMODE(folder.lstat().st_mode)
+    if mode & 0o700 != 0o700:
+        with contextlib.suppress(PermissionError):  # not ours: then it was never the command's either
+            folder.chmod(mode | 0o700)
 
 
 def remove_tree(root: Path) -> None:

@@ -80,6 +80,7 @@ class Hijacked:
 
     def close(self) -> None:
         """Let go of the connection. Calling twice is fine."""
+        self.at_end = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # closing it waits for the SDK's readers to let go of it
         self._socket.close()

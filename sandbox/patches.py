@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from xar_agent.envs.globs import matches
 from xar_agent.errors import PatchRefused
 from xar_agent.sandbox import objects
+from xar_agent.sandbox.held import HeldFolder
 from xar_agent.sandbox.objects import FILE, LINK, Entry
 from xar_agent.sandbox.protocol import Patch
 
@@ -66,8 +66,8 @@ def apply_patch(store: Path, base: str, diff: str) -> str:
         raise PatchRefused("the patch holds a NUL byte", MAKE_ONE)
     if not content.endswith(b"\n"):
         content += b"\n"
-    with tempfile.TemporaryDirectory(prefix="xar-index-") as folder:
-        extra = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
+    with HeldFolder("index") as folder:
+        extra = {"GIT_INDEX_FILE": str(folder / "index")}
         objects.git(store, "read-tree", base, extra=extra)
         words = ("apply", "--cached", "--whitespace=nowarn", "-")
         code, _, said = objects.git(store, *words, stdin=content, extra=extra, ok=(0, 1, 128))

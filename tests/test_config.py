@@ -57,6 +57,8 @@ def test_relative_folders_become_absolute_and_home_is_expanded(tmp_path: Path, h
         ('seeds = "many"', "seeds"),
         ("seeds = 0", "seeds"),
         ('sandbox = "jail"', "sandbox"),
+        ('image = "--privileged"', "image"),
+        ('image = "lab/sk-planted-0123456789abcdef:1"', "image"),
         ("budget_usd = -1", "budget_usd"),
         ("seeds = ", "TOML"),
     ],
@@ -99,3 +101,10 @@ def test_settings_do_not_change_once_loaded(tmp_path: Path) -> None:
     settings = load_settings(environ={}, cwd=tmp_path)
     with pytest.raises(ValueError, match="frozen"):
         settings.seeds = 3
+
+
+def test_the_image_comes_from_the_environment_too(tmp_path: Path) -> None:
+    settings = load_settings(
+        environ={"XAR_IMAGE": "registry.lab:5000/train@sha256:0123", "XAR_SANDBOX": "docker"}, cwd=tmp_path
+    )
+    assert (settings.sandbox, settings.image) == ("docker", "registry.lab:5000/train@sha256:0123")

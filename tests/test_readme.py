@@ -38,6 +38,7 @@ SEARCH_SCRIPT = ROOT / "tests" / "toy_evolve.json"
 QUICK = {
     # What takes minutes runs here on the toy environment with a scripted model; benchmarks/demo runs it as it stands.
     "implement": ["--env", "toy", "--model", f"scripted/{SCRIPT}"],
+    "doctor": ["--env", "toy", "--model", f"scripted/{SCRIPT}"],
 }
 ROW = re.compile(r"^ *(\d+) +([0-9a-f]{10}) +(\d+ \w+) +(\d+) +([\d.]+) ", flags=re.MULTILINE)
 """A candidate in a report: rank, id, epoch and origin, seeds, score. Equal everywhere; an interval is a machine's."""

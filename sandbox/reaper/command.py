@@ -6,7 +6,7 @@ import fcntl
 import os
 import resource
 
-from .system import PR_SET_PDEATHSIG, SIGNALS, prctl, write_small  # noqa: TID251
+from .system import PR_SET_PDEATHSIG, SIGNALS, leave_key_rings, prctl, write_small  # noqa: TID251
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing is slow to import
@@ -23,6 +23,7 @@ def become_command(job: dict[str, Any], output: int, count: int) -> None:
     try:
         prctl(PR_SET_PDEATHSIG, SIGNALS.SIGKILL)
         os.setsid()
+        leave_key_rings()
         for number in range(1, 32):
             if number not in (SIGNALS.SIGKILL, SIGNALS.SIGSTOP):
                 SIGNALS.signal(number, SIGNALS.SIG_DFL)

@@ -13,7 +13,11 @@ COUNT_EVERY_S = 0.5
 ENTRY_BYTES = 4096
 """What a file or folder costs at least, be it empty."""
 SHARED = 2
-"""A disk that lost so many times the limit has lost it to the command; others may write to it too."""
+"""A disk that lost so many times the limit has lost it to the command, where not all that it wrote could be counted."""
+SHARED_AND_SEEN = 16
+"""Where all could: others write to the disk too, but a file that is mapped, deleted and closed is in no count."""
+COUNT_LATE_S = 0.5
+"""A count that takes longer says too little about now."""
 FLOOR_BYTES = 128 << 20
 """Free space that no command may take; on a disk with little left at the start: half of that."""
 
@@ -31,7 +35,10 @@ class Disk:
         self.entries: Any = None
         self.sum = 0
         self.used = 0
-        self.next_start = 0.0
+        self.at_first: int | None = None
+        """What the first count found: most of it was there before the command."""
+        self.next_start = self.started = 0.0
+        self.saw_all, self.missed = False, False
         self.begun = self.states()
 
     def states(self) -> dict[int, tuple[int, int, int]]:
@@ -46,15 +53,25 @@ class Disk:
             found[device] = (state.f_bfree * state.f_frsize, state.f_bavail * state.f_frsize, used)
         return found
 
-    def is_over(self, limit: int, nameless: int) -> bool:
-        """Whether the command uses more than ``limit`` bytes, ``nameless`` of them in files without a name."""
-        if max(self.used, self.sum) + nameless > limit:
+    def is_over(self, limit: int, nameless: int, *, sees_nameless: bool = False) -> bool:
+        """Whether the command uses more than ``limit`` bytes, ``nameless`` of them in files without a name.
+
+        ``sees_nameless`` says that no such file could have been hidden from the caller.
+        """
+        if max(self.used, self.sum) + nameless > self.allowed(limit):
             return True
+        shared = SHARED_AND_SEEN if self.saw_all and sees_nameless else SHARED
         for device, (free, ours, used) in self.states().items():
             free_then, ours_then, used_then = self.begun.get(device, (free, ours, used))
-            if max(free_then - free, used - used_then) > SHARED * limit or ours < min(FLOOR_BYTES, ours_then // 2):
+            if max(free_then - free, used - used_then) > shared * limit or ours < min(FLOOR_BYTES, ours_then // 2):
                 return True
         return False
+
+    def allowed(self, limit: int) -> int:
+        """Bytes that a command may see used: where earlier ones left too much it can clear up, but hardly add to it."""
+        if self.at_first is None:
+            return max(limit, self.sum)  # until then the disks' own word holds
+        return limit if self.at_first <= limit else max(self.at_first, min(self.at_first + limit // 16, 2 * limit))
 
     def step(self, now: float, slice_s: float = 0.01) -> None:
         """Go on counting for a moment; ``used`` changes once all is counted, ``sum`` is what was found so far."""
@@ -62,12 +79,17 @@ class Disk:
             if now < self.next_start:
                 return
             self.todo, self.sum = list(self.roots), 0
+            self.started, self.missed = now, False
         stop = time.monotonic() + slice_s
         while (self.entries is not None or self.todo) and time.monotonic() < stop:
             self.count()
         if self.entries is None and not self.todo:
             self.used = self.sum
+            self.at_first = self.sum if self.at_first is None else self.at_first
+            self.saw_all = not self.missed
             self.next_start = now + COUNT_EVERY_S
+        elif now > self.started + COUNT_LATE_S:
+            self.saw_all = False
 
     def count(self) -> None:
         """One entry, or the start or end of a folder."""
@@ -75,8 +97,9 @@ class Disk:
             if self.entries is None:
                 self.entries = os.scandir(self.todo.pop())
             entry = next(self.entries, None)
-        except OSError:
-            entry = None  # gone, or not ours to read
+        except OSError as error:
+            entry = None  # gone, or not ours to read, or too deep
+            self.missed = self.missed or not isinstance(error, FileNotFoundError)
         if entry is None:
             self.entries = None
             return

@@ -18,7 +18,7 @@ import time
 from .command import become_command  # noqa: TID251
 from .disk import Disk  # noqa: TID251
 from .measure import Meter, descendants  # noqa: TID251
-from .nameless import Nameless, private_bytes  # noqa: TID251
+from .nameless import Nameless, private_bytes, proportional_bytes  # noqa: TID251
 from .output import CHUNK, Output  # noqa: TID251
 from .system import PR_SET_CHILD_SUBREAPER, SIGNALS, give, prctl, send  # noqa: TID251
 
@@ -108,7 +108,9 @@ class Supervisor:
             self.stop("memory")
         if job["cpu_s"] is not None and self.meter.cpu_s >= job["cpu_s"]:
             self.stop("cpu")
-        if job["disk_bytes"] is not None and self.disk.is_over(job["disk_bytes"], self.nameless.disk):
+        if job["disk_bytes"] is not None and self.disk.is_over(
+            job["disk_bytes"], self.nameless.disk, sees_nameless=self.nameless.sees_all
+        ):
             self.stop("disk")
         done = time.monotonic()
         return done + max(TICK_S, 25 * (done - now))
@@ -117,7 +119,9 @@ class Supervisor:
         """By the resident sets, or by what is private in them and the files in memory (mapped ones are in both)."""
         held = self.nameless.memory
         rss = self.meter.rss
-        return rss > limit or (held > 0 and rss + held > limit and private_bytes(pids) + held > limit)
+        if rss > limit and proportional_bytes(pids) > limit:  # forks share pages, and each has them in its set
+            return True
+        return held > 0 and rss + held > limit and private_bytes(pids) + held > limit
 
     def reap(self) -> None:
         while True:

@@ -7,6 +7,7 @@ belong in it: they are read from the environment when a model is opened, and are
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,10 +25,13 @@ ENVIRONMENT = {
     "XAR_RUNS": "runs_dir",
     "XAR_CACHE": "cache_dir",
     "XAR_SANDBOX": "sandbox",
+    "XAR_IMAGE": "image",
 }
 """Environment variable -> key. An empty value counts as not set."""
 
-Sandbox = Literal["auto", "bubblewrap", "process"]
+Sandbox = Literal["auto", "docker", "bubblewrap", "process"]
+
+IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}")
 
 
 class Settings(BaseModel):
@@ -43,6 +47,12 @@ class Settings(BaseModel):
     preset: str | None = None
     """None: the environment's first."""
     sandbox: Sandbox = "auto"
+    """``auto``: Docker when its engine answers and the image is there, else bubblewrap."""
+    image: str | None = None
+    """Container image of the Docker sandbox, such as ``my-lab/train:2``; the other sandboxes run this machine's Python.
+
+    None: ``xar-agent:gpu`` where the preset wants GPUs, else ``xar-agent:cpu``; Dockerfile.gpu makes both.
+    """
     seeds: int = Field(1, ge=1, le=100)
     """How many training seeds each patch gets."""
     max_steps: int = Field(60, ge=1, le=1000)
@@ -72,10 +82,18 @@ class Settings(BaseModel):
         """Home expanded and made absolute, so that a later ``cd`` changes nothing."""
         return path.expanduser().absolute()
 
-    @field_validator("model", "api_base")
+    @field_validator("image")
+    @classmethod
+    def image_reference(cls, value: str | None) -> str | None:
+        """What an engine can take for an image's name; a leading dash or a blank is a slip."""
+        if value is not None and not IMAGE.fullmatch(value):
+            raise ValueError("is not the name of an image, such as xar-agent:cpu or registry.lab/train@sha256:...")
+        return value
+
+    @field_validator("model", "api_base", "image")
     @classmethod
     def without_secrets(cls, value: str | None) -> str | None:
-        """Both are written into run.json; a key inside a name or URL would be stored with them."""
+        """They are written into run.json; a key inside a name or URL would be stored with them."""
         if value is not None and redact(value, ()) != value:
             raise ValueError("looks like it holds a key; keys belong in the environment")
         return value

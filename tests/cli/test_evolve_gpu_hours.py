@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_gpus import make_this_machine
 
 from xar_agent.envs.spec import EnvSpec, load_env
 from xar_agent.jobs.baseline import baseline_path
@@ -20,7 +21,9 @@ WORST_HOURS = (60.0 + 600.0) * 2 / 3600
 
 @pytest.fixture
 def one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The toy environment as if its training took a GPU, with its baseline."""
+    """The toy environment as if its training took a GPU, with its baseline, and one made device."""
+    make_this_machine(monkeypatch, tmp_path, 1)
+    monkeypatch.setenv("XAR_SANDBOX", "bubblewrap")
     toy = load_env("toy")
     folder = tmp_path / "one-gpu"
     shutil.copytree(toy.folder, folder, ignore=shutil.ignore_patterns("__pycache__", "baselines"))

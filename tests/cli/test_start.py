@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HEAVY = {"litellm", "smolagents", "docker", "torch", "numpy", "openai", "tree_sitter", "jinja2"}
-LIGHT_COMMANDS = (["--help"], ["runs", "list"], ["replay", "--help"], ["implement", "--help"])
+LIGHT_COMMANDS = (["--help"], ["runs", "list"], ["replay", "--help"], ["implement", "--help"], ["doctor", "--help"])
 
 
 def heavy_imports(arguments: list[str]) -> set[str]:

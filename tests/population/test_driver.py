@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_gpus import make_this_machine
 
 from xar_agent.agent.limits import EpisodeLimits
 from xar_agent.agent.types import Idea
@@ -24,6 +25,7 @@ from xar_agent.population.budget import Amount, Budget, Ledger
 from xar_agent.population.clock import RunClock
 from xar_agent.population.driver import BatchWork
 
+pytestmark = pytest.mark.bwrap
 TOY = load_env("toy")
 IDEA = Idea("Set the knobs: LEARNING_RATE = 0.5 (train.py).", "toy")
 TWIN = Idea("Set the knobs: LEARNING_RATE = 0.5 (train.py), WARMUP_FRACTION = 0.0 (train.py).", "toy")
@@ -48,9 +50,10 @@ def gpu_toy(tmp_path: Path) -> EnvSpec:
 
 
 @pytest.fixture
-def bench(gpu_toy: EnvSpec, store: RunStore) -> Bench:
-    """It, ready to measure."""
-    return open_bench(gpu_toy, "default", "process", store.dir)
+def bench(gpu_toy: EnvSpec, store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """It, ready to measure on a made device."""
+    make_this_machine(monkeypatch, tmp_path, 1)
+    return open_bench(gpu_toy, "default", "bubblewrap", store.dir)
 
 
 def work_on(bench: Bench, store: RunStore, engine: LocalEngine, ledger: Ledger, **options: Any) -> BatchWork:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from made_gpus import made_gpus
 
 import xar_agent
 from xar_agent.sandbox.bubblewrap import find_bwrap
@@ -96,6 +98,49 @@ def as_user(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_bubblewrap_works_for_an_ordinary_user(as_user: list[str], marker: str) -> None:
     done = subprocess.run([*as_user, CHECKS, marker], capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.stderr) == ("all right\n", "")
+
+
+USERS_GPUS = """
+import os, sys
+from pathlib import Path
+from xar_agent.sandbox import SandboxSpec, open_sandbox, probe
+from xar_agent.sandbox.gpus import machine_gpus
+
+home = Path(os.environ["HOME"])
+(home / "w").mkdir()
+assert probe("bubblewrap").capabilities.gpu
+with machine_gpus().lease(1) as leased:
+    with open_sandbox("bubblewrap", SandboxSpec(workspace=home / "w", gpus=(leased[0].uuid,))) as box:
+        node = f"/dev/nvidia{leased[0].minor}"
+        print(box.exec(["sh", "-c", f"ls -d /dev/nvidia[0-9]*; echo x > {node} && echo used"]).output)
+"""
+
+
+@pytest.mark.bwrap
+def test_an_ordinary_users_commands_see_the_leased_node_alone(as_user: list[str]) -> None:
+    root = next(Path(word.removeprefix("TMPDIR=")).parent for word in as_user if word.startswith("TMPDIR="))
+    gpus = made_gpus(root, 3)
+    with gpus.lease(1):  # by root: its user cannot have the first one
+        variables = [f"XAR_FAKE_GPUS={gpus.nodes}", f"XAR_GPU_LEASES={gpus.folder}"]
+        at = as_user.index("-i") + 1
+        command = [*as_user[:at], *variables, *as_user[at:], USERS_GPUS]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout.strip(), done.stderr) == ("/dev/nvidia1\nused", "")
+    assert stat.S_IMODE(gpus.folder.stat().st_mode) == 0o1777
+
+
+HOSTILE = ("assault", "attacks", "attacks_by_processes", "attacks_by_use", "attacks_on_the_host", "scan", "victim")
+
+
+@pytest.mark.bwrap
+@pytest.mark.parametrize("which", ["quick", pytest.param("all", marks=pytest.mark.soak)])
+def test_attacks_in_an_ordinary_users_sandbox_touch_nothing(as_user: list[str], which: str) -> None:
+    library = next(Path(word.removeprefix("PYTHONPATH=")) for word in as_user if word.startswith("PYTHONPATH="))
+    for name in HOSTILE:
+        shutil.copy(Path(__file__).with_name(f"{name}.py"), library)
+    command = [*as_user[:-1], str(library / "assault.py"), "bubblewrap", str(library.parent / "home" / "w"), which]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert (done.stdout.endswith(" held\n"), done.stderr) == (True, ""), done.stdout
 
 
 PROBE = """

@@ -63,7 +63,7 @@ def run_batch(live: Live, plan: BatchPlan, began: float) -> BatchResult:
     show_batch(live, plan)
     with interruptible() as cancel, open_run(plan) as store:
         model_ready(live, plan.model)
-        bench = prepared_bench(live, plan.env, plan.preset, plan.settings.sandbox, store.dir)
+        bench = prepared_bench(live, plan.env, plan.preset, plan.settings, store.dir)
         with opened(plan, live, store, bench, cancel, began) as (work, board, log, clock):
             stopped, outcomes = evolved(plan, work, board, log, clock, cancel)
         n_valid = sum(outcome.valid for outcome in outcomes)
@@ -114,7 +114,7 @@ def opened(
         live,
         Tally(plan.epochs * plan.ideas),
         epochs=plan.epochs,
-        baseline=baseline_for(plan.env, plan.preset),
+        baseline=baseline_for(plan.env, plan.preset, runtime=plan.sandbox.runtime),
         spent=lambda: spent_text(plan, store, ledger, clock),
     )
     with ExitStack() as stack:
@@ -208,7 +208,7 @@ def plan_text(plan: BatchPlan) -> str:
     else:
         whose = "random settings of the knobs" if plan.ideas_from == "knobs" else "ideas of the model"
         what = f"{count} ideas in {plan.epochs} epochs of {plan.ideas}, policy {plan.policy.name} ({whose})"
-    baseline = baseline_for(plan.env, plan.preset)
+    baseline = baseline_for(plan.env, plan.preset, runtime=plan.sandbox.runtime)
     cost = ""
     if baseline is not None and plan.submit:
         cpu_s = baseline.cpu_s * count * len(plan.seeds)

@@ -75,6 +75,7 @@ class BatchPlan:
             "parallel": self.parallel,
             "model": self.model.name if self.model else None,
             "sandbox": self.sandbox.backend,
+            "image": self.sandbox.image or None,
             "seeds": list(self.seeds),
             "search_seed": self.search_seed,
             "submit": self.submit,
@@ -102,6 +103,7 @@ def make_batch_plan(
     from xar_agent.agent.choose import choose_model
     from xar_agent.envs.spec import load_env
     from xar_agent.population.policies import policy_of
+    from xar_agent.sandbox.gpus import require_gpus
 
     policy = policy_of(settings.policy)
     env = load_env(settings.env)
@@ -114,8 +116,6 @@ def make_batch_plan(
     choice = choose_model(model, configured=settings.model, api_base=settings.api_base) if needs_model else None
     if choice is not None:
         check_price_known(choice, settings)
-    if submit:
-        check_baseline(env, preset, verb)
     plan = BatchPlan(
         verb=verb,
         env=env,
@@ -127,21 +127,27 @@ def make_batch_plan(
         ideas=len(given) or settings.ideas,
         parallel=settings.parallel or default_parallel(env, preset),
         model=choice,
-        sandbox=sandbox.probe(settings.sandbox),
+        sandbox=sandbox.probe(settings.sandbox, image=settings.image, gpus=env.preset(preset).gpus > 0),
         settings=settings,
         seeds=tuple(range(first_seed, first_seed + settings.seeds)),
         search_seed=search_seed,
         submit=submit,
         run_name=run_name,
     )
+    require_gpus(plan.sandbox, env.preset(preset).gpus)
+    if submit:
+        check_baseline(env, preset, verb, plan.sandbox.runtime)
     check_same_undertaking(settings.runs_dir, run_name, plan.record(), SAME)
     return plan
 
 
 def default_parallel(env: EnvSpec, preset: str) -> int:
-    """As many ideas at a time as the machine's cores take; one where GPUs are needed."""
+    """As many ideas at a time as the machine's cores take, and where GPUs are needed its GPUs."""
+    from xar_agent.sandbox.gpus import devices
+
     wanted = env.preset(preset)
-    return 1 if wanted.gpus else max(1, cores() // wanted.cpus)
+    by_cores = max(1, cores() // wanted.cpus)
+    return min(by_cores, max(1, len(devices()) // wanted.gpus)) if wanted.gpus else by_cores
 
 
 def cores() -> int:
@@ -161,7 +167,7 @@ def check_knobs(env: EnvSpec, ideas_from: IdeasFrom) -> None:
         raise UserError(f"environment {env.name!r} has no knob menu", "add a knobs.toml, or choose another --policy")
 
 
-def check_baseline(env: EnvSpec, preset: str, verb: str) -> None:
+def check_baseline(env: EnvSpec, preset: str, verb: str, runtime: str) -> None:
     """A search has nothing to search by without a baseline.
 
     Raises:
@@ -169,7 +175,7 @@ def check_baseline(env: EnvSpec, preset: str, verb: str) -> None:
     """
     from xar_agent.jobs.baseline import baseline_for
 
-    if verb == "evolve" and baseline_for(env, preset) is None:
+    if verb == "evolve" and baseline_for(env, preset, runtime=runtime) is None:
         hint = f"measure it first: xar-agent envs calibrate {env.name} --preset {preset}"
         raise UserError(f"{env.name}/{preset} has no baseline to compare with", hint)
 

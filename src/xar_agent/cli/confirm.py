@@ -111,7 +111,7 @@ def confirm_given(live: Live, settings: Settings, asked: Asked, *, named_env: st
         hint = f"xar-agent confirm {whose.name} would count this look among that run's"
         live.line("warning", f"this patch belongs to run {whose.name}: {hint}", "yellow")
     with interruptible() as cancel, open_run(plan) as store:
-        bench = prepared_bench(live, plan.env, plan.preset, settings.sandbox, store.dir)
+        bench = prepared_bench(live, plan.env, plan.preset, settings, store.dir)
         patch = plan.patch(bench)
         assert patch is not None
         show_patch(live, patch)
@@ -149,7 +149,7 @@ def confirm_run(live: Live, settings: Settings, asked: Asked, *, env: str | None
     with interruptible() as cancel, opened_run(settings.runs_dir, asked.target) as store:
         spec, size = environment_of(store, env, preset)
         chosen = choose(read_candidates(store), idea_id=asked.idea_id, top=asked.top or 1)
-        bench = prepared_bench(live, spec, size, settings.sandbox, store.dir)
+        bench = prepared_bench(live, spec, size, settings, store.dir)
         return look_at(live, settings, asked, store, bench, subjects(store, chosen), chosen.warnings, cancel)
 
 

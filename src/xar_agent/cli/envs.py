@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from xar_agent.cli.live import Live
+    from xar_agent.config import Settings
     from xar_agent.envs.spec import Baseline, EnvSpec
     from xar_agent.jobs.baseline import CalibrationProgress, Split
 
@@ -76,7 +77,7 @@ def show(name: str, as_json: bool, debug: bool) -> None:
     show_default=True,
     help="Text that scores it: the search's, or the one that only confirm looks at.",
 )
-@click.option("--sandbox", type=click.Choice(["auto", "bubblewrap", "process"]), help="Where training runs.")
+@click.option("--sandbox", type=click.Choice(["auto", "docker", "bubblewrap", "process"]), help="Where training runs.")
 @AS_JSON
 @DEBUG
 def calibrate(
@@ -89,7 +90,7 @@ def calibrate(
 
     settings = settings_from(debug, sandbox=sandbox)
     with Live(progress_console()) as live:
-        baseline = measure(live, name, preset, seeds, split, settings.sandbox)
+        baseline = measure(live, name, preset, seeds, split, settings)
     if as_json:
         print_json(baseline.model_dump())
         return
@@ -167,21 +168,19 @@ def page_of(spec: EnvSpec) -> list[RenderableType]:
     return [facts_grid(rows), "", spec.file.contract.strip()]
 
 
-def measure(live: Live, name: str, preset: str | None, seeds: int, split: Split, sandbox: str) -> Baseline:
+def measure(live: Live, name: str, preset: str | None, seeds: int, split: Split, settings: Settings) -> Baseline:
     """Calibrate with progress on stderr; the result lies in the cache and is used from now on."""
-    import tempfile
-    from pathlib import Path
-
     from xar_agent.cli.interrupt import interruptible
     from xar_agent.cli.prepare import prepared_bench
     from xar_agent.envs.spec import load_env
     from xar_agent.jobs.baseline import calibrate as calibrate_bench
+    from xar_agent.sandbox.held import HeldFolder
 
     spec = load_env(name)
     preset = preset or spec.default_preset
     spec.preset(preset)
-    with tempfile.TemporaryDirectory(prefix="xar-calibrate-") as scratch:
-        bench = prepared_bench(live, spec, preset, sandbox, Path(scratch))
+    with HeldFolder("calibrate") as scratch:
+        bench = prepared_bench(live, spec, preset, settings, scratch)
         with interruptible() as cancel:
             tell = lambda now: show_calibration(live, now)  # noqa: E731
             return calibrate_bench(bench, seeds, split=split, on_progress=tell, cancel=cancel)

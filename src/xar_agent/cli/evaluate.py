@@ -48,7 +48,7 @@ def command(patch: str, first_seed: int, run_name: str | None, as_json: bool, de
     plan = make_plan(settings, idea=None, patch=patch, first_seed=first_seed, submit=True, run_name=run_name)
     with Live(progress_console()) as live, interruptible() as cancel, open_run(plan) as store:
         show_setting(live, plan)
-        bench = prepared_bench(live, plan.env, plan.preset, settings.sandbox, store.dir)
+        bench = prepared_bench(live, plan.env, plan.preset, settings, store.dir)
         result = measured(live, plan, store, bench, patch, cancel)
     print_result(result, as_json=as_json, debug=debug)
     return 0 if result.scored else 1

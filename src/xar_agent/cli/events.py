@@ -37,7 +37,7 @@ def show_measuring(live: Live, env: EnvSpec, preset: str, sandbox: SandboxInfo) 
 
     wanted = env.preset(preset)
     live.line("env", f"{env.name}, preset {preset}: {wanted.budget:,} {wanted.clock} of training")
-    baseline = baseline_for(env, preset)
+    baseline = baseline_for(env, preset, runtime=sandbox.runtime)
     measure_it = f"none yet for this machine: xar-agent envs calibrate {env.name} --preset {preset}"
     known = f"{env.metric} {baseline_text(baseline)}" if baseline else measure_it
     live.line("baseline", known, "" if baseline else "yellow")

@@ -131,7 +131,7 @@ def carry_out(live: Live, plan: Plan) -> Result:
     show_setting(live, plan)
     with interruptible() as cancel, open_run(plan) as store:
         model_ready(live, plan.model)
-        bench = prepared_bench(live, plan.env, plan.preset, plan.settings.sandbox, store.dir)
+        bench = prepared_bench(live, plan.env, plan.preset, plan.settings, store.dir)
         model = open_model(plan.model, log_dir=store.dir)
         show_thinking(live, 1, FIRST_LOCAL_ANSWER if plan.model.kind == "local" else "")
         try:

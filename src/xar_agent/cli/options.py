@@ -29,12 +29,15 @@ FIRST_SEED = click.option(
     help="Seed of the first training run; the next ones count up.",
 )
 
+SANDBOX = click.option(
+    "--sandbox",
+    type=click.Choice(["auto", "docker", "bubblewrap", "process"]),
+    help="Where untrusted code runs. auto: docker if its engine and image are there, else bubblewrap. "
+    "process does not isolate.",
+)
+
 COMMON_TO_RUNS = (
-    click.option(
-        "--sandbox",
-        type=click.Choice(["auto", "bubblewrap", "process"]),
-        help="Where untrusted code runs. auto takes the safest one that works here; process does not isolate.",
-    ),
+    SANDBOX,
     click.option("--budget-usd", type=float, metavar="X", help="Stop before models cost more than X USD."),
     click.option("--budget-tokens", type=int, metavar="N", help="Stop before N input and output tokens are exceeded."),
     click.option("--budget-hours", type=float, metavar="H", help="Stop everything after H hours."),

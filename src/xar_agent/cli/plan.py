@@ -85,6 +85,7 @@ class Plan:
             "preset": self.preset,
             "model": self.model.name if self.model else None,
             "sandbox": self.sandbox.backend,
+            "image": self.sandbox.image or None,
             "seeds": list(self.seeds),
             "submit": self.submit,
         }
@@ -113,6 +114,7 @@ def make_plan(
     from xar_agent.agent.choose import choose_model
     from xar_agent.agent.types import Idea
     from xar_agent.envs.spec import load_env
+    from xar_agent.sandbox.gpus import require_gpus
 
     text = None if idea is None else checked_idea(idea)
     env = load_env(settings.env)
@@ -124,13 +126,14 @@ def make_plan(
         preset=preset,
         patch_text=None if patch is None else read_patch(patch),
         model=None if text is None else choose_model(model, configured=settings.model, api_base=settings.api_base),
-        sandbox=sandbox.probe(settings.sandbox),
+        sandbox=sandbox.probe(settings.sandbox, image=settings.image, gpus=env.preset(preset).gpus > 0),
         settings=settings,
         seeds=() if verb == "confirm" else tuple(range(first_seed, first_seed + settings.seeds)),
         submit=submit,
         run_name=run_name,
         verb=verb or ("evaluate" if idea is None else "implement"),
     )
+    require_gpus(plan.sandbox, env.preset(preset).gpus)
     check_same_undertaking(settings.runs_dir, run_name, plan.record(), SAME)
     return plan
 
@@ -253,4 +256,5 @@ def about_sandbox(sandbox: SandboxInfo) -> str:
     if not can.secrets_hidden:
         return f"{sandbox.backend}: NOT ISOLATED, code that the model writes can read your files and keys"
     network = "no network" if can.network_off else "WITH NETWORK"
-    return f"{sandbox.backend}: {network}, none of your files or keys inside, memory limit by {can.mem_limit}"
+    name = f"{sandbox.backend} ({sandbox.image})" if sandbox.image else sandbox.backend
+    return f"{name}: {network}, none of your files or keys inside, memory limit by {can.mem_limit}"

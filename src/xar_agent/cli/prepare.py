@@ -95,7 +95,7 @@ def is_untouched(store: RunStore) -> bool:
     return not began and not any((store.dir / name).exists() for name in (LEDGER, DECISIONS))
 
 
-def prepared_bench(live: Live, env: EnvSpec, preset: str, backend: str, run_dir: Path) -> Bench:
+def prepared_bench(live: Live, env: EnvSpec, preset: str, settings: Settings, run_dir: Path) -> Bench:
     """The environment ready to work on, with the data set in the cache.
 
     Raises:
@@ -108,7 +108,7 @@ def prepared_bench(live: Live, env: EnvSpec, preset: str, backend: str, run_dir:
         live.advance("data", "data", now.done, now.total, now.stage)
 
     try:
-        return open_bench(env, preset, backend, run_dir, on_progress=show)
+        return open_bench(env, preset, settings.sandbox, run_dir, image=settings.image, on_progress=show)
     finally:
         live.finish("data")
 

@@ -144,7 +144,7 @@ def page_of(store: RunStore, candidates: tuple[Candidate, ...]) -> list[Renderab
         ("run", shown(store.dir)),
         ("environment", f"{settings.get('env')}/{settings.get('preset')}"),
         ("model", str(settings.get("model") or "none")),
-        ("sandbox", str(settings.get("sandbox") or "")),
+        ("sandbox", " ".join(str(settings[key]) for key in ("sandbox", "image") if settings.get(key))),
     ]
     page: list[RenderableType] = [facts_grid(rows), "", candidates_table(candidates, looked_at(store))]
     commands = next_commands(store, candidates)
