@@ -41,6 +41,10 @@ class Disk:
         self.saw_all, self.missed = False, False
         self.begun = self.states()
 
+    def __del__(self) -> None:
+        if self.entries is not None:  # a count that was cut short
+            self.entries.close()
+
     def states(self) -> dict[int, tuple[int, int, int]]:
         """Device: bytes free for all, bytes free for us, bytes that its entries take at least."""
         found = {}

@@ -17,9 +17,7 @@ PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "accept" / "hosti
     "backend", [pytest.param("bubblewrap", marks=pytest.mark.bwrap), pytest.param("docker", marks=pytest.mark.docker)]
 )
 @pytest.mark.usefixtures("user_cache")
-def test_honest_candidates_keep_their_scores_among_hostile_ones(
-    backend: str, request: pytest.FixtureRequest
-) -> None:
+def test_honest_candidates_keep_their_scores_among_hostile_ones(backend: str, request: pytest.FixtureRequest) -> None:
     environment = dict(os.environ)
     if backend == "docker":
         environment["XAR_IMAGE"] = request.getfixturevalue("docker_image")

@@ -14,6 +14,8 @@ from scan import OpenBox
 
 from xar_agent.sandbox import Sandbox, SandboxSpec, open_sandbox
 
+pytest.register_assert_rewrite("assault")  # before any test imports it
+
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
