@@ -7,18 +7,21 @@ root, who gives the workspace to it, else our own uid.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xar_agent.errors import CapabilityMissing, SandboxError, SandboxStartError
+from xar_agent.errors import CapabilityMissing, SandboxError, SandboxLost, SandboxStartError
 from xar_agent.sandbox import engine, files, visible
 from xar_agent.sandbox.container import Container
 from xar_agent.sandbox.docker_process import DockerProcess
 from xar_agent.sandbox.held import HeldFolder
 from xar_agent.sandbox.host_side import HostSandbox, Order
 from xar_agent.sandbox.images import default_image, how_to_build
+from xar_agent.sandbox.launch import refusal
 from xar_agent.sandbox.owners import drops_to_other_uid, make_reachable
 from xar_agent.sandbox.protocol import WORKSPACE, Bind, Capabilities, SandboxInfo, SandboxSpec
 
@@ -29,7 +32,8 @@ AGENT_UID = 1000
 IMAGE_VARIABLES = ("PATH", "LD_LIBRARY_PATH")
 """What commands keep of the image's environment."""
 RESERVED_PROCESSES = 8
-"""The keeper, the engine's init, and room to start the command that kills the others."""
+"""The keeper, the engine's init, a command's first shell, and what the engine needs to start it."""
+NO_TEXT = "an argument is not UTF-8, and the engine takes nothing else"
 RUNTIME = (
     "import sys; from importlib import metadata; "
     "torch = [d.version for d in metadata.distributions() if d.metadata['Name'] == 'torch']; "
@@ -115,17 +119,19 @@ class DockerSandbox(HostSandbox):
             os.chown(support / "tmp", uid, gid)
             if self.spec.workspace_writable:
                 files.own_tree(self.spec.workspace, uid)
-        for bind in self.spec.binds:
+        shown = () if self.spec.workspace_writable else (Bind(self.spec.workspace, WORKSPACE),)
+        for bind in (*shown, *self.spec.binds):
             make_reachable(bind, self.spec.workspace, self.owner)
         visible.write_accounts(support, uid, gid)
         client = self._client = engine.connect()
         self.undo.callback(client.close)
         if self.sweeps:
-            engine.sweep(client)
+            with contextlib.suppress(SandboxLost):  # what is wrong with others' is no reason not to start
+                engine.sweep(client)
         self._image_environment = image_environment(client, self.image)
         self._container = Container(client, self._config(), self._host_config(support), f"{uid}:{gid}")
         self.undo.callback(self._container.remove)
-        if self._container.hello["workspace"][0] != self.spec.workspace.stat().st_ino:
+        if self._container.hello["workspace"] != self.spec.workspace.stat().st_ino:
             hint = "it must run on this machine and see this folder (not from a snap, not with PrivateTmp)"
             raise SandboxStartError(f"the Docker engine does not see {self.spec.workspace}", hint)
 
@@ -170,7 +176,7 @@ class DockerSandbox(HostSandbox):
             "mem_limit": memory,
             "memswap_limit": memory,
             "pids_limit": processes,
-            "nano_cpus": None if limits.cpus is None else int(limits.cpus * 1e9),
+            "nano_cpus": None if limits.cpus is None else int(min(limits.cpus, os.cpu_count() or 1) * 1e9),
             "shm_size": visible.SHM_BYTES,
             "ulimits": [Ulimit(name=name, soft=at, hard=at) for name, at in ulimits.items() if at is not None],
             "log_config": LogConfig(type="none"),
@@ -188,6 +194,9 @@ class DockerSandbox(HostSandbox):
         env += [name for name in dict.fromkeys(unset) if name not in order.env]
         roots = [str(self.spec.workspace.absolute()), str(self.support / "tmp")]
         cwd = order.cwd if order.cwd.startswith("/") else f"{WORKSPACE}/{order.cwd}"
+        if not all(map(_is_text, (cwd, *order.words, *env))):
+            cwd, order = WORKSPACE, replace(order, words=refusal(NO_TEXT))
+            env = [name for name in env if _is_text(name)]
         return DockerProcess(self._container, order, cwd, env, self.spec.limits, roots)
 
     def path_of(self, target: str) -> str:
@@ -218,6 +227,15 @@ class DockerSandbox(HostSandbox):
             known = self._client.info()
         version, driver = known.get("ServerVersion"), known.get("Driver")
         return f"Docker {version} ({driver}, cgroup v{known.get('CgroupVersion', '1')}), image {self.image}"
+
+
+def _is_text(word: str) -> bool:
+    """Whether the engine can be told this word: it would change it silently."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def image_environment(client: APIClient, image: str) -> dict[str, str]:

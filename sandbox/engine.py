@@ -133,12 +133,26 @@ def orphans(client: APIClient) -> list[str]:
 
 def _is_orphan(known: Mapping[str, str]) -> bool:
     boot, space, pid, _ = (known.get(OWNER, "").split("/") + [""] * 4)[:4]
-    if boot != _boot_id():
-        return True
-    if space != _pid_space() or not pid.isdigit():
+    if boot != _boot_id() and _host().startswith("unix://"):
+        return True  # of this machine before it was started anew; elsewhere it may be another machine's
+    if (boot, space) != (_boot_id(), _pid_space()) or not pid.isdigit() or _is_hidden(int(pid)):
         expires = known.get(EXPIRES, "")
         return not expires.isdigit() or int(expires) < time.time()
     return known[OWNER] != _owner(int(pid))
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether a process lives that we may not look at, as another user's where /proc is mounted with hidepid."""
+    try:
+        Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        try:
+            os.kill(pid, 0)
+        except PermissionError:
+            return True
+        except ProcessLookupError:
+            return False
+    return False
 
 
 def _owner(pid: int) -> str:

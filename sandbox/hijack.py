@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -78,11 +79,22 @@ class Hijacked:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
+    def shut_down(self) -> None:
+        """End the connection; whoever waits for it reads its end."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Let go of the connection. Calling twice is fine."""
         self.at_end = True
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # closing it waits for the SDK's readers to let go of it
+        self.shut_down()  # closing it waits for the SDK's readers to let go of it
         self._socket.close()
         with contextlib.suppress(ValueError):  # it flushes what has just been closed
             self._handed._response.close()
+
+
+def readable(stream: Hijacked, timeout_s: float) -> bool:
+    """Whether something arrives in time."""
+    poller = select.poll()
+    poller.register(stream, select.POLLIN)
+    return bool(poller.poll(max(timeout_s, 0.0) * 1000))

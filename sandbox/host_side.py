@@ -7,7 +7,7 @@ import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -55,7 +55,7 @@ class HostSandbox(ABC):
     """Whether a start removes what dead drivers have left; a look at what works here changes nothing."""
 
     def __init__(self, spec: SandboxSpec) -> None:
-        self.spec = spec
+        self.spec = replace(spec, workspace=spec.workspace.resolve())  # a link may come to lead elsewhere
         self.owner: int | None = None
         """User id that owns what the host writes for the sandbox; None: our own."""
         self._support: Path | None = None
@@ -208,11 +208,13 @@ class HostSandbox(ABC):
         with self._state:
             running, self._running = self._running, []
             support, closed, self._closed = self._support, self._closed, True
-        for process in running:
-            process.close()
-        if support is not None and not closed:
-            self.undo.close()
-            self._held.close()
+        try:
+            for process in running:
+                process.close()
+        finally:
+            if support is not None and not closed:
+                self.undo.close()
+                self._held.close()
 
     def __enter__(self) -> Self:
         self.start()

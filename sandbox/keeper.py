@@ -1,11 +1,11 @@
 """Keeper of a container: a stand-alone program, its first one, that lives as long as the driver holds its input.
 
-It runs as root without capabilities, so the commands, which run under another id, cannot signal, trace or read it. When
-its input closes (the driver is dead) or the deadline of the commands has passed unheeded (the driver is stopped) it
-ends, and with it the container: the kernel then kills whatever runs inside.
+It runs as root without capabilities, so the commands, which run under another id, cannot signal, trace or read it (nor
+can it signal them). When its input closes (the driver is dead) or the deadline of the commands has passed unheeded (the
+driver is stopped) it ends, and with it the container: the kernel then kills whatever runs inside.
 
-Each line of input is a request, answered by one line of JSON: ``c`` CPU seconds and out-of-memory kills; ``p`` the
-processes too, and what is left in memory; ``d SECONDS`` ends everything after so many seconds, ``d`` calls it off.
+Each line of input is a request in JSON, answered by a line with its number ``n``, CPU seconds and out-of-memory kills.
+``after_s`` ends everything after so many seconds, null calls it off; ``look`` lists what belongs to no other command.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # typing is slow to import
     from typing import Any, NoReturn
 
 GROUPS = "/sys/fs/cgroup"
-GREETING_S = 10.0
-TICKS = os.sysconf("SC_CLK_TCK")
+GREETING_S = 30.0
+LONGEST_S = 1e8
 
 
 def text(path: str) -> str:
@@ -64,25 +64,49 @@ def use() -> dict[str, Any]:
     }
 
 
-def processes() -> list[list[Any]]:
-    """Pid, parent, user and mark of every live process but ours; the mark is fourth in a command's first shell."""
-    found = []
+def processes(user: int) -> dict[int, int]:
+    """Each live process of a user, and its parent."""
+    found = {}
     own = {1, os.getpid()}
     for name in os.listdir("/proc"):  # noqa: PTH208 - Path is slow to import
         if not name.isdigit() or int(name) in own:
             continue
         stat = text("/proc/" + name + "/stat").rpartition(")")[2].split()
-        if not stat or stat[0] in "ZX":
+        # A zombie with threads is no corpse: its first thread has ended, the others run.
+        if not stat or stat[0] == "X" or (stat[0] == "Z" and int(stat[17]) < 2):
             continue
-        mark = ""
-        if stat[1] == "0":  # its parent is outside: it was started by the engine
-            words = text("/proc/" + name + "/cmdline").split("\0")
-            mark = words[3] if len(words) > 3 else "?"
         # Not the owner of its folder in /proc: that becomes root for a process that made itself undumpable.
-        user = [line.split()[1] for line in text("/proc/" + name + "/status").splitlines() if line.startswith("Uid:")]
-        if user:
-            found.append([int(name), int(stat[1]), int(user[0]), mark])
+        lines = text("/proc/" + name + "/status").splitlines()
+        if f"{user}" in [line.split()[1] for line in lines if line.startswith("Uid:")]:
+            found[int(name)] = int(stat[1])
     return found
+
+
+def below(roots: set[int], parents: dict[int, int]) -> set[int]:
+    """These processes and all that descend from them."""
+    children: dict[int, list[int]] = {}
+    for pid, parent in parents.items():
+        children.setdefault(parent, []).append(pid)
+    found: set[int] = set()
+    todo = list(roots)
+    while todo:
+        pid = todo.pop()
+        found.add(pid)
+        todo += children.get(pid, [])
+    return found
+
+
+def unclaimed(request: dict[str, Any]) -> set[int]:
+    """Processes that belong to no other command.
+
+    The engine's children (their parent is outside: 0) are the first shells of commands. ``others`` are those of other
+    commands; while one is ``starting``, a shell that is not known yet is its.
+    """
+    parents = processes(request["user"])
+    claimed = set(request["others"])
+    if request["starting"]:
+        claimed |= {pid for pid, parent in parents.items() if parent == 0 and pid != request["own"]}
+    return set(parents) - below(claimed, parents)
 
 
 def left_in_memory() -> bool:
@@ -97,18 +121,17 @@ def left_in_memory() -> bool:
     return any(len(text("/proc/sysvipc/" + kind).splitlines()) > 1 for kind in kinds)
 
 
-def answer(words: list[str], state: dict[str, float | None]) -> dict[str, Any]:
+def answer(request: dict[str, Any], state: dict[str, float | None]) -> dict[str, Any]:
     """What a request asks for; ``state`` holds the deadline."""
-    if words[0] == "d":
-        state["deadline"] = time.monotonic() + float(words[1]) if len(words) > 1 else None
-        return {}
-    reply = use()
-    if words[0] == "p":
-        reply["processes"] = processes()
+    if "after_s" in request:
+        after_s = request["after_s"]
+        state["deadline"] = None if after_s is None else time.monotonic() + after_s
+    reply = {"n": request["n"], **use()}
+    if request["do"] == "look":
+        reply["pids"] = list(unclaimed(request))
         reply["left"] = left_in_memory()
-    if words[0] == "hello":
-        known = os.stat("/workspace")  # noqa: PTH116
-        reply["workspace"] = [known.st_ino, known.st_uid]
+    if request["do"] == "hello":
+        reply["workspace"] = os.stat("/workspace").st_ino  # noqa: PTH116
     return reply
 
 
@@ -117,18 +140,15 @@ def main() -> NoReturn:
     received = b""
     while True:
         deadline = state["deadline"]
-        wait_s = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+        wait_s = None if deadline is None else min(max(deadline - time.monotonic(), 0.0), LONGEST_S)
         if not select.select([0], [], [], wait_s)[0]:
             os._exit(3)
-        data = os.read(0, 4096)
+        data = os.read(0, 65536)
         if not data:
             os._exit(0)
         *lines, received = (received + data).split(b"\n")
         for line in lines:
-            words = line.decode().split()
-            if words[0] == "hello":
-                state["deadline"] = None
-            os.write(1, json.dumps(answer(words, state)).encode() + b"\n")
+            os.write(1, json.dumps(answer(json.loads(line), state)).encode() + b"\n")
 
 
 if __name__ == "__main__":
