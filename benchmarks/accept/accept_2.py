@@ -10,9 +10,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,9 +18,9 @@ from children import all_fail, four_children
 from disk import full_disk
 from kills import kill_nine
 from network import dead_network
+from points import Point, Points, judge
 from recorded import given_runs, knobs, no_ops, paper
 from stops import ctrl_c
-from toy_search import Point
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,7 +34,7 @@ def twenty_budgets(folder: Path) -> Point:
     return passed and done.returncode == 0, f"{figure}; {words}"
 
 
-def points(runs: list[Path], measure: bool) -> dict[str, tuple[str, Callable[[Path], Point]]]:
+def points(runs: list[Path], measure: bool) -> Points:
     """Short name -> what is promised, and its check in a folder of its own."""
     return {
         "knobs": ("a confirmed patch without a model in under 60 minutes", partial(knobs, runs=runs)),
@@ -60,20 +57,7 @@ def main() -> int:
     parser.add_argument("--measure", action="store_true", help="run the no-op measurement again (hours)")
     parser.add_argument("--only", action="append", default=[], choices=list(points([], False)), metavar="POINT")
     arguments = parser.parse_args()
-    failed = 0
-    for name, (promise, check) in points(given_runs(arguments.run_dir), arguments.measure).items():
-        if arguments.only and name not in arguments.only:
-            continue
-        began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix=f"accept-{name}-") as scratch:
-            try:
-                passed, figure = check(Path(scratch))
-            except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
-                passed, figure = False, f"{type(error).__name__}: {error}"
-        failed += not passed
-        took = f"{time.monotonic() - began:.0f} s"
-        print(f"{'PASS' if passed else 'FAIL'}  {promise} ({took}): {figure}", flush=True)
-    return 1 if failed else 0
+    return judge(points(given_runs(arguments.run_dir), arguments.measure), arguments.only)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,13 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from points import Point, Points, judge
+
 ROOT = Path(__file__).resolve().parents[2]
-Point = tuple[bool, str]
 SUITES = ("contract", "isolation", "limits", "driver_death", "hostile_commands", "hostile_files", "docker")
 BENCHMARK = ROOT / "benchmarks" / "sandbox"
 
@@ -104,7 +103,7 @@ def doctor(folder: Path) -> Point:
     return told.returncode == 0 and clean.returncode == 0, f"{names}; --clean: exit {clean.returncode}"
 
 
-def points(measure: bool, episodes: int) -> dict[str, tuple[str, Callable[[Path], Point]]]:
+def points(measure: bool, episodes: int) -> Points:
     """Short name -> what is promised, and its check in a folder of its own."""
     return {
         "suites": ("contract and hostile suites green on docker and bubblewrap, twice in a row", suites),
@@ -133,20 +132,7 @@ def main() -> int:
     parser.add_argument("--episodes", type=int, default=200, help="of SIGKILL, for each back end")
     parser.add_argument("--only", action="append", default=[], choices=list(points(False, 0)), metavar="POINT")
     arguments = parser.parse_args()
-    failed = 0
-    for name, (promise, check) in points(arguments.measure, arguments.episodes).items():
-        if arguments.only and name not in arguments.only:
-            continue
-        began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix=f"accept-{name}-") as scratch:
-            try:
-                passed, figure = check(Path(scratch))
-            except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
-                passed, figure = False, f"{type(error).__name__}: {error}"
-        failed += not passed
-        took = f"{time.monotonic() - began:.0f} s"
-        print(f"{'PASS' if passed else 'FAIL'}  {promise} ({took}): {figure}", flush=True)
-    return 1 if failed else 0
+    return judge(points(arguments.measure, arguments.episodes), arguments.only)
 
 
 if __name__ == "__main__":

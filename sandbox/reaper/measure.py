@@ -22,7 +22,8 @@ class Stat:
 
     def __init__(self, line: bytes) -> None:
         words = line.rpartition(b")")[2].split()
-        self.dead = words[0] in (b"Z", b"X")
+        # A zombie with threads is no corpse: its first thread has ended, the others run.
+        self.dead = words[0] == b"X" or (words[0] == b"Z" and int(words[17]) < 2)
         self.ppid = int(words[1])
         self.own_cpu_s = (int(words[11]) + int(words[12])) / CLOCK_TICKS
         self.family_cpu_s = self.own_cpu_s + (int(words[13]) + int(words[14])) / CLOCK_TICKS

@@ -44,33 +44,6 @@ def test_a_command_that_stops_its_first_shell_is_ended_in_time(shared: Sandbox, 
     assert shells_of(marker) == []
 
 
-ZOMBIE_LEADER = """
-import ctypes, os, sys, threading, time
-child = os.fork()
-if child == 0:
-    os.setsid()
-    def beat():
-        while True:
-            open("beat", "a").write("x")
-            time.sleep(0.02)
-    threading.Thread(target=beat).start()
-    for fd in range(3):
-        os.close(fd)
-    ctypes.CDLL(None).syscall(60, 0)
-while open(f"/proc/{child}/stat").read().rpartition(")")[2].split()[0] != "Z":
-    time.sleep(0.02)
-os._exit(0)
-"""
-
-
-def test_a_process_whose_first_thread_has_ended_is_ended_too(shared: Sandbox, workspace: Path) -> None:
-    result = shared.exec(["python3", "-c", ZOMBIE_LEADER], timeout_s=30)
-    assert (result.exit_code, result.survivors_killed) == (0, 1)
-    size = (workspace / "beat").stat().st_size
-    time.sleep(0.3)
-    assert (workspace / "beat").stat().st_size == size > 0
-
-
 BOMB = "f() {{ {marker} 2>&- & f & f & }}; f; wait"
 
 

@@ -54,6 +54,33 @@ def test_what_a_command_leaves_behind_is_killed_and_counted(box: Sandbox, marker
     assert alive(marker) == []
 
 
+ZOMBIE_LEADER = """
+import ctypes, os, sys, threading, time
+child = os.fork()
+if child == 0:
+    os.setsid()
+    def beat():
+        while True:
+            open("beat", "a").write("x")
+            time.sleep(0.02)
+    threading.Thread(target=beat).start()
+    for fd in range(3):
+        os.close(fd)
+    ctypes.CDLL(None).syscall(60, 0)
+while open(f"/proc/{child}/stat").read().rpartition(")")[2].split()[0] != "Z":
+    time.sleep(0.02)
+os._exit(0)
+"""
+
+
+def test_a_process_whose_first_thread_has_ended_is_ended_too(box: Sandbox, workspace: Path) -> None:
+    result = box.exec([box.info.python, "-c", ZOMBIE_LEADER], timeout_s=30)
+    assert (result.exit_code, result.survivors_killed) == (0, 1)
+    size = (workspace / "beat").stat().st_size
+    time.sleep(0.3)
+    assert (workspace / "beat").stat().st_size == size > 0
+
+
 def test_three_hundred_megabytes_do_not_fill_our_memory(box: Sandbox, tmp_path: Path) -> None:
     result = box.exec(["head", "-c", "300000000", "/dev/zero"], timeout_s=60, log_path=tmp_path / "log")
     assert (result.exit_code, result.n_bytes) == (0, 300_000_000)
