@@ -7,14 +7,14 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xar_agent.errors import CapabilityMissing, SandboxLost, SandboxStartError
 from xar_agent.sandbox.claims import Begun, Claim, Cleared, KeeperGone
-from xar_agent.sandbox.engine import explain, lost_when_gone
+from xar_agent.sandbox.engine import lost_when_gone, refused_start
 from xar_agent.sandbox.hijack import STDOUT, Hijacked, readable
 from xar_agent.sandbox.patience import within
 
@@ -26,6 +26,8 @@ HELLO_S = 20.0
 """A container on a busy machine was seen to take seconds to start."""
 REPLY_S = 10.0
 START_S = 60.0
+IN_FLIGHT_S = 2.0
+"""How long an engine may still take for a container that it was asked for when we were interrupted."""
 CLEAR_S = 0.7
 """A container that is not empty by then is ended."""
 GRACE_S = 2.0
@@ -67,8 +69,8 @@ class Container:
                     host_config=client.create_host_config(**host),
                 )
             self.hello = self._run()
-        except BaseException:
-            self.remove()
+        except BaseException as error:
+            self.remove(patience_s=0.0 if isinstance(error, SandboxStartError) else IN_FLIGHT_S)
             raise
 
     def _run(self) -> dict[str, Any]:
@@ -266,10 +268,23 @@ class Container:
             finally:
                 self._let_go()
 
-    def remove(self) -> None:
-        """Take it away, with whatever runs in it. An engine that is gone keeps it for the next sweep."""
+    def remove(self, *, patience_s: float = 0.0) -> None:
+        """Take it away, with whatever runs in it. An engine that is gone keeps it for the next sweep.
+
+        ``patience_s`` is for one whose making was interrupted: the engine may be about to make it still.
+        """
+        from docker.errors import NotFound
+
+        stop = time.monotonic() + patience_s
         with contextlib.suppress(SandboxLost), lost_when_gone("remove a container"):
-            self.client.remove_container(self.id, force=True, v=True)
+            while True:
+                try:
+                    self.client.remove_container(self.id, force=True, v=True)
+                    break
+                except NotFound:
+                    if time.monotonic() >= stop:
+                        break
+                time.sleep(0.05)
         self._let_go()
 
     def _let_go(self) -> None:
@@ -280,19 +295,3 @@ class Container:
             with self._asking:
                 stream.close()
                 self._stream = None
-
-
-@contextlib.contextmanager
-def refused_start() -> Iterator[None]:
-    """What the engine says about a container that it does not start, in words that help."""
-    from docker.errors import DockerException
-    from requests.exceptions import RequestException
-
-    try:
-        yield
-    except (DockerException, RequestException, OSError) as error:
-        said = explain(error)
-        if "could not select device driver" in said:
-            hint = "install nvidia-container-toolkit and restart the engine, or run with gpus = 0"
-            raise SandboxStartError("this Docker engine has no GPU support", hint) from error
-        raise SandboxStartError(f"the Docker engine did not start a container: {said}", "xar-agent doctor") from error

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xar_agent.errors import CapabilityMissing, SandboxLost
+from xar_agent.errors import CapabilityMissing, SandboxLost, SandboxStartError
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -90,6 +90,22 @@ def lost_when_gone(what: str) -> Iterator[None]:
         yield
     except (DockerException, RequestException, OSError) as error:
         raise SandboxLost(f"the Docker engine could not {what}: {explain(error)}", WAYS_ON) from error
+
+
+@contextlib.contextmanager
+def refused_start() -> Iterator[None]:
+    """What the engine says about a container that it does not start, in words that help."""
+    from docker.errors import DockerException
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except (DockerException, RequestException, OSError) as error:
+        said = explain(error)
+        if "could not select device driver" in said:
+            hint = "install nvidia-container-toolkit and restart the engine, or run with gpus = 0"
+            raise SandboxStartError("this Docker engine has no GPU support", hint) from error
+        raise SandboxStartError(f"the Docker engine did not start a container: {said}", "xar-agent doctor") from error
 
 
 def explain(error: BaseException) -> str:
