@@ -49,7 +49,7 @@ def suites(folder: Path) -> Point:
     files = [str(path) for name in SUITES for path in sorted((ROOT / "tests" / "sandbox").glob(f"test_{name}*.py"))]
     said, good = [], True
     for _ in range(2):
-        done = pytest("-m", "not soak and not gpu", *files)
+        done = pytest("-n", "2", "-m", "not soak and not gpu", *files)
         skipped = re.findall(r"SKIPPED.*", done.stdout)
         good = good and done.returncode == 0 and not skipped
         said.append(last_line(done))
