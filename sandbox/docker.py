@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from xar_agent.sandbox.docker_process import DockerProcess
 from xar_agent.sandbox.held import HeldFolder
 from xar_agent.sandbox.host_side import HostSandbox, Order
 from xar_agent.sandbox.images import default_image, how_to_build
+from xar_agent.sandbox.keeper import LIFELINE
 from xar_agent.sandbox.launch import refusal
 from xar_agent.sandbox.owners import drops_to_other_uid, make_reachable
 from xar_agent.sandbox.protocol import WORKSPACE, Bind, Capabilities, SandboxInfo, SandboxSpec
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from docker import APIClient
 
 AGENT_UID = 1000
+DRIVER_SOCKET = "driver.sock"
+PLACES = 4096
+"""One for each time that the container is begun again: those of dead keepers stay taken."""
 IMAGE_VARIABLES = ("PATH", "LD_LIBRARY_PATH")
 """What commands keep of the image's environment."""
 RESERVED_PROCESSES = 8
@@ -129,11 +134,24 @@ class DockerSandbox(HostSandbox):
             with contextlib.suppress(SandboxLost):  # what is wrong with others' is no reason not to start
                 engine.sweep(client)
         self._image_environment = image_environment(client, self.image)
+        self._listen(support)
         self._container = Container(client, self._config(), self._host_config(support), f"{uid}:{gid}")
         self.undo.callback(self._container.remove)
         if self._container.hello["workspace"] != self.spec.workspace.stat().st_ino:
             hint = "it must run on this machine and see this folder (not from a snap, not with PrivateTmp)"
             raise SandboxStartError(f"the Docker engine does not see {self.spec.workspace}", hint)
+
+    def _listen(self, support: Path) -> None:
+        """The socket that tells the keeper whether we live; commands may connect too, and learn nothing."""
+        folder = os.open(support, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        listener = socket.socket(socket.AF_UNIX)
+        self.undo.callback(listener.close)
+        try:
+            listener.bind(f"/proc/self/fd/{folder}/{DRIVER_SOCKET}")  # the folder's own path may be too long for it
+        finally:
+            os.close(folder)
+        (support / DRIVER_SOCKET).chmod(0o666)  # the keeper is another user than we are
+        listener.listen(PLACES)
 
     def _config(self) -> dict[str, Any]:
         visible_gpus = ",".join(self.spec.gpus) or "void"
@@ -156,6 +174,7 @@ class DockerSandbox(HostSandbox):
             Bind(support / "tmp", "/tmp", writable=True),
             Bind(support / "etc" / "passwd", "/etc/passwd"),
             Bind(support / "etc" / "group", "/etc/group"),
+            Bind(support / DRIVER_SOCKET, LIFELINE),
             *self.spec.binds,
         ]
         ulimits = {

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from scan import alive, holds_within, slept_within
+from scan import alive, gone_within, holds_within, slept_within
 
 from xar_agent.errors import SandboxError, SandboxLost
 from xar_agent.sandbox import Sandbox, SandboxSpec, engine, open_sandbox
@@ -33,6 +33,8 @@ class Proxy:
         self.broken: re.Pattern[bytes] | None = None
         self.delay_s = 0.0
         self.silent = False
+        self.holds = False
+        """Whether the engine's side stays open when ours has ended."""
         self.seen = 0
         self._behind = behind
         self._listener = socket.socket(socket.AF_UNIX)
@@ -64,6 +66,8 @@ class Proxy:
                         break
                     time.sleep(self.delay_s)
                 sink.sendall(data)
+        if judged and self.holds:
+            return
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_RDWR if source.fileno() < 0 else socket.SHUT_WR)
 
@@ -214,6 +218,17 @@ with DockerSandbox(SandboxSpec(Path(sys.argv[1]), name=sys.argv[2])) as box:
     while True:
         box.exec(["true"])
 """
+
+
+def test_an_engine_that_does_not_notice_our_death_does_not_keep_the_container_alive(
+    proxy: Proxy, workspace: Path, marker: str
+) -> None:
+    proxy.holds = True
+    words = [sys.executable, "-c", DRIVER.replace('["true"]', '["sleep", sys.argv[2]]'), str(workspace), marker]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as driver:
+        assert slept_within(marker, 1, 30)
+        driver.kill()
+    assert gone_within(marker, 5)
 
 
 @pytest.mark.parametrize("after_s", [0.05, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 1.5])
