@@ -3,7 +3,7 @@
 It runs as root without capabilities, so the commands, which run under another id, cannot signal, trace or read it (nor
 can it signal them). When its input closes or its connection to the driver breaks (the driver is dead), or the deadline
 of the commands has passed unheeded (the driver is stopped), it ends, and with it the container: the kernel then kills
-whatever runs inside. The connection is there because an engine was seen not to close the input of 1 container in 200.
+whatever runs inside. The connection is the kernel's: it breaks also where an engine does not notice that we are dead.
 
 Each line of input is a request in JSON, answered by a line with its number ``n``, CPU seconds and out-of-memory kills.
 ``after_s`` ends everything after so many seconds, null calls it off; ``look`` lists what belongs to no other command.

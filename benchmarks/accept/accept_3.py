@@ -50,9 +50,9 @@ def suites(folder: Path) -> Point:
     said, good = [], True
     for _ in range(2):
         done = pytest("-n", "2", "-m", "not soak and not gpu", *files)
-        skipped = re.findall(r"SKIPPED.*", done.stdout)
-        good = good and done.returncode == 0 and not skipped
-        said.append(last_line(done))
+        missing = re.findall(r"^(?:SKIPPED|FAILED|ERROR) .*", done.stdout, flags=re.MULTILINE)
+        good = good and done.returncode == 0 and not missing
+        said += [last_line(done), *missing]
     return good, "; ".join(said)
 
 
