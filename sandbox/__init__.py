@@ -21,6 +21,7 @@ from xar_agent.sandbox.protocol import (
 
 __all__ = [
     "BACKENDS",
+    "NOT_DOCKER",
     "WORKSPACE",
     "Bind",
     "Capabilities",
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 BACKENDS = ("auto", "docker", "bubblewrap", "process")
+NOT_DOCKER = "; not Docker: "
+"""What ``probe`` puts between what it chose and why it was not Docker."""
 
 
 def probe(backend: str, *, image: str | None = None, gpus: bool = False) -> SandboxInfo:
@@ -70,7 +73,7 @@ def probe(backend: str, *, image: str | None = None, gpus: bool = False) -> Sand
             info = bubblewrap_info()
         except CapabilityMissing as error:
             raise CapabilityMissing(f"{error.message}; {without_docker.message}", error.hint) from error
-        return replace(info, detail=f"{info.detail}; not Docker: {without_docker.message}")
+        return replace(info, detail=f"{info.detail}{NOT_DOCKER}{without_docker.message}")
 
 
 def open_sandbox(backend: str, spec: SandboxSpec) -> Sandbox:

@@ -65,23 +65,19 @@ def stray_containers() -> Iterator[Leftover]:
     except XarError as error:
         yield Leftover("container", "", f"containers were not looked for: {error.message}", None)
         return
-    for container, name in found:
+    for container, name in found.items():
         text = f"{container[:12]} ({name})" if name else container[:12]
         yield Leftover("container", text, "its driver is dead", partial(_remove_container, container))
 
 
-def _ask_engine() -> list[tuple[str, str]]:
+def _ask_engine() -> dict[str, str]:
     """Id and name of each orphan."""
     from xar_agent.sandbox import engine
 
     client = engine.connect()
     try:
         with engine.lost_when_gone("list containers"):
-            wanted = set(engine.orphans(client))
-            known = client.containers(all=True, filters={"label": engine.LABEL})
-        return [
-            (one["Id"], (one.get("Labels") or {}).get("xar-agent.name", "")) for one in known if one["Id"] in wanted
-        ]
+            return engine.orphans(client)
     finally:
         client.close()
 

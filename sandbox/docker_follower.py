@@ -104,8 +104,6 @@ class Follower:
     def _settle(self) -> None:
         if self._log >= 0:
             os.close(self._log)
-        if self._disk is not None and self._disk.entries is not None:
-            self._disk.entries.close()
         with self._waking:
             self.settled.set()
             os.close(self._wake)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from docker import APIClient
 
 LABEL = "xar-agent"
+NAME = "xar-agent.name"
 OWNER = "xar-agent.owner"
 EXPIRES = "xar-agent.expires"
 LIFE_S = 7 * 86_400
@@ -118,7 +119,7 @@ def labels(name: str) -> Mapping[str, str]:
     """Labels of a container of this process."""
     return {
         LABEL: "1",
-        "xar-agent.name": name,
+        NAME: name,
         OWNER: _owner(os.getpid()),
         EXPIRES: str(int(time.time()) + LIFE_S),
     }
@@ -141,10 +142,11 @@ def sweep(client: APIClient) -> int:
     return count
 
 
-def orphans(client: APIClient) -> list[str]:
-    """Ids of our containers whose owner is dead, or unknown to this machine and past its time."""
+def orphans(client: APIClient) -> dict[str, str]:
+    """Id and sandbox's name of our containers whose owner is dead, or unknown to this machine and past its time."""
     found = client.containers(all=True, filters={"label": LABEL})
-    return [container["Id"] for container in found if _is_orphan(container.get("Labels") or {})]
+    known = {container["Id"]: container.get("Labels") or {} for container in found}
+    return {container: marks.get(NAME, "") for container, marks in known.items() if _is_orphan(marks)}
 
 
 def _is_orphan(known: Mapping[str, str]) -> bool:

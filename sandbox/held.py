@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from xar_agent.sandbox import files
+from xar_agent.sandbox.flocks import can_lock
 
 LOCK = "lock"
 KINDS = ("sandbox", "probe", "index", "calibrate", "io", "gpu")
@@ -82,12 +83,9 @@ def is_held(path: Path) -> bool:
     """
     lock = os.open(path / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not can_lock(lock, fcntl.LOCK_SH)
     finally:
         os.close(lock)
-    return False
 
 
 def remove(path: Path) -> None:

@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from xar_agent.sandbox.clean import Leftover
     from xar_agent.sandbox.protocol import SandboxInfo
 
-NOT_DOCKER = "; not Docker: "
-"""What ``probe`` says between what it chose and why it was not Docker."""
-
 
 @dataclass(frozen=True, slots=True)
 class Examination:
@@ -143,7 +140,7 @@ def choose_sandbox(
     settings: Settings, engine: EngineLook, *, gpus: bool
 ) -> tuple[SandboxInfo | None, str, ServiceMissing | None]:
     """The sandbox that a run would have, why it is this one, and what to do where there is none."""
-    from xar_agent.sandbox import probe
+    from xar_agent.sandbox import NOT_DOCKER, probe
     from xar_agent.sandbox.patience import within
 
     wanted = settings.sandbox

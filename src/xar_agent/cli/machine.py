@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,11 +117,9 @@ class PythonLook:
 
 def look_at_python() -> PythonLook:
     """Versions, without importing torch."""
-    try:
-        torch = metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        torch = ""
-    return PythonLook(sys.version.split()[0], sys.executable, torch)
+    from xar_agent.jobs.baseline import torch_version
+
+    return PythonLook(sys.version.split()[0], sys.executable, torch_version())
 
 
 def needs_torch(env: EnvSpec) -> bool:
