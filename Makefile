@@ -11,7 +11,7 @@ BASE ?=
 IMAGE_FLAGS ?=
 ENGINE ?= $(HOME)/.cache/xar-agent/engine
 
-.PHONY: setup dev check fix test demo docs soak accept-1 accept-2 accept-3 gpu-check image image-cpu engine-start engine-stop engine-images clean
+.PHONY: setup dev check fix test demo docs soak accept-1 accept-2 accept-3 accept-4 gpu-check image image-cpu engine-start engine-stop engine-images clean
 
 setup: $(VENV)/.run-installed
 dev: $(VENV)/.dev-installed
@@ -60,6 +60,9 @@ accept-2: dev
 # As root, with an engine: eval "$$(make -s engine-start)", make engine-images accept-3 engine-stop.
 accept-3: dev
 	$(BIN)/python benchmarks/accept/accept_3.py $(ACCEPT)
+
+accept-4: dev
+	$(BIN)/python benchmarks/accept/accept_4.py $(ACCEPT)
 
 # Whatever only a GPU shows, in under 40 minutes; writes a dated record into benchmarks/gpu. Without a GPU: exit 3.
 gpu-check: dev

@@ -29,6 +29,7 @@ from xar_agent.agent.trajectory import FILE_NAME, TrajectoryWriter
 from xar_agent.agent.types import Idea, Implementation
 from xar_agent.errors import UserError, XarError
 from xar_agent.jobs.bench import Bench
+from xar_agent.jobs.packages import offered_text
 from xar_agent.sandbox import open_sandbox
 from xar_agent.sandbox.protocol import Patch, Sandbox
 from xar_agent.store import store_errors
@@ -210,7 +211,7 @@ def prompt_values(order: Order, start_tree: str) -> dict[str, Any]:
         "preset": order.bench.preset_name,
         "editable": ", ".join(rules.editable),
         "protected": ", ".join(rules.protected),
-        "contract": rules.contract.strip(),
+        "contract": "\n".join(filter(None, (rules.contract.strip(), offered_text(rules)))),
         "direction": f"a lower {env.metric}" if env.direction == "min" else f"a higher {env.metric}",
         "submits": order.submit,
         "idea": order.idea.text.strip(),

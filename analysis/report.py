@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xar_agent.analysis.quarantine import Quarantined, corpora_of, quarantined
 from xar_agent.analysis.report_failures import Reason, is_open, reason_of, same_trees
 from xar_agent.envs.spec import Baseline
 from xar_agent.jobs.lock import is_active
@@ -129,6 +130,16 @@ class RunReport:
     def machines(self) -> tuple[str, ...]:
         """Where the scores were measured."""
         return tuple(sorted({e.machine for e in self.evaluations}))
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """Names of the data that the scores belong to."""
+        return corpora_of(self.evaluations)
+
+    @property
+    def quarantined(self) -> tuple[Quarantined, ...]:
+        """Results that failed a check, with their values."""
+        return quarantined(entry.candidate for entry in self.entries)
 
     @property
     def valid(self) -> tuple[Entry, ...]:

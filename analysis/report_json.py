@@ -6,10 +6,14 @@ import dataclasses
 import math
 from typing import Any
 
+from xar_agent.analysis.quarantine import flags_of, quarantined_json
 from xar_agent.analysis.report import Bill, Entry, RunReport
 from xar_agent.analysis.report_counts import Epoch, Rate, epochs_of, failures_of, luck_of, rate_of, rates_of
 from xar_agent.envs.spec import Baseline
-from xar_agent.jobs.types import Evaluation
+from xar_agent.jobs.types import Check, Evaluation
+
+CARD = "card.json"
+"""As jobs/card.py names it, which a reader of reports need not import."""
 
 
 def report_json(report: RunReport) -> dict[str, Any]:
@@ -31,6 +35,7 @@ def report_json(report: RunReport) -> dict[str, Any]:
             for row in failures_of(report)
             if row.latest.reason
         },
+        "quarantined": [quarantined_json(one) for one in report.quarantined],
         "spend": spend_json(report),
         "luck": luck_json(report),
         "confirmations": [confirmation_json(look) for look in report.confirmations],
@@ -60,6 +65,7 @@ def what_was_run(report: RunReport) -> dict[str, Any]:
         "env_versions": sorted({e.env_version for e in evaluations}),
         "evaluator_versions": sorted({e.evaluator_version for e in evaluations}),
         "machines": list(report.machines),
+        "corpora": list(report.corpora),
         "metric": report.metric if evaluations else None,
         "direction": report.direction if evaluations else None,
         "baseline": baseline_json(report.baseline) if report.baseline else None,
@@ -86,6 +92,7 @@ def entry_json(report: RunReport, entry: Entry) -> dict[str, Any]:
     patch = report.dir / "impl" / one.idea.id / "patch.diff"
     if one.implementation is not None and one.implementation.patch_path:
         patch = report.dir / one.implementation.patch_path
+    card = patch.with_name(CARD)
     return {
         "idea_id": one.idea.id,
         "text": one.idea.text,
@@ -103,7 +110,9 @@ def entry_json(report: RunReport, entry: Entry) -> dict[str, Any]:
         "verdict": found.verdict if found else "none",
         "fidelity": one.fidelity,
         "confirmed": entry.confirmed if entry.confirmations else None,
+        "flags": list(flags_of(one.evaluations)),
         "patch_path": str(patch) if patch.is_file() else None,
+        "card_path": str(card) if card.is_file() else None,
         "cost_usd": one.cost_usd,
     }
 
@@ -119,7 +128,15 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
         "seed": evaluation.seed,
         "compute_ratio": evaluation.compute_ratio,
         "machine": evaluation.machine,
+        "corpus": evaluation.corpus or None,
+        "checks": [check_json(check) for check in evaluation.checks],
+        "flags": list(evaluation.flags),
     }
+
+
+def check_json(check: Check) -> dict[str, Any]:
+    """One check by name; the reason is null where it passed."""
+    return {"name": check.name, "passed": check.passed, "reason": check.reason or None, "figure": check.figure}
 
 
 def epoch_json(epoch: Epoch) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from xar_agent.analysis.report_cells import (
     score_text,
     verdict_text,
 )
+from xar_agent.analysis.report_checks import flag_table, quarantine_table
 from xar_agent.analysis.report_counts import Rate, epochs_of, failures_of, is_beyond, luck_of, rate_of, rates_of
 from xar_agent.analysis.report_json import shared_by
 from xar_agent.analysis.text import duration, one_line
@@ -37,6 +38,7 @@ def facts_table(report: RunReport) -> Table:
         ("environment", f"{settings.get('env')}/{settings.get('preset')}"),
         ("policy", policy_text(report)),
         ("model", str(settings.get("model") or "none")),
+        ("data", ", ".join(report.corpora) or NONE),
         ("seeds", listed(seeds) if isinstance(seeds, list) else str(seeds or NONE)),
         ("budget", budget_text(report)),
         ("baseline", baseline_text(report)),
@@ -258,6 +260,8 @@ def run_tables(report: RunReport, limit: int | None = None, *, whole: bool = Fal
         *(() if whole else (ideas,)),
         luck_table(report),
         confirmation_table(report),
+        quarantine_table(report, limit, width=width),
+        flag_table(report, limit),
         unscored_table(report, limit, width=width),
         epoch_table(report),
         completion_table(report),

@@ -10,7 +10,8 @@ import ast
 import math
 import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -57,7 +58,7 @@ class Knob:
     values: tuple[Value, ...]
     """Of a choice, neighbours beside each other; empty for a number."""
     default: Value
-    """What the environment's own source says."""
+    """What the environment's own source says, or the preset that it is bound to instead."""
 
     def value_of(self, literal: object) -> Value | None:
         """What a literal in the source means for this knob; None when the menu does not offer it."""
@@ -111,6 +112,28 @@ def read_constants(source: str) -> dict[str, Constant]:
     return found
 
 
+def with_constants(source: str, literals: Mapping[str, bool | int | float | str], *, file: str = "source") -> str:
+    """The source with other literals bound to these names at its top level; nothing else of it changes.
+
+    Args:
+        source: of a module.
+        literals: name -> what it is to be.
+        file: what a message calls the source.
+
+    Raises:
+        ConfigError: a name has no literal there, or the source is no Python.
+    """
+    try:
+        constants = read_constants(source)
+    except (SyntaxError, ValueError) as error:  # ValueError: a null byte
+        raise ConfigError(f"{file} cannot be read as Python: {error}") from error
+    if missing := [name for name in literals if name not in constants]:
+        raise ConfigError(f"{file} has no line {missing[0]} = <literal> at its top level")
+    for name in sorted(literals, key=lambda name: constants[name].start, reverse=True):
+        source = source[: constants[name].start] + repr(literals[name]) + source[constants[name].end :]
+    return source
+
+
 def offset_in(lines: list[str], line: int, column: int) -> int:
     """Characters before a place that ``ast`` counts in lines from 1 and in UTF-8 bytes."""
     before = sum(len(text) + 1 for text in lines[: line - 1])
@@ -119,6 +142,9 @@ def offset_in(lines: list[str], line: int, column: int) -> int:
 
 def read_knobs(env: EnvSpec) -> tuple[Knob, ...]:
     """The environment's menu in the order of the file; empty when it declares none.
+
+    Where the environment is bound to a preset (``EnvSpec.at``), its constants are the defaults, and a knob is left out
+    that does not offer them: a menu is made for some sizes.
 
     Raises:
         ConfigError: the menu does not fit itself or the repository; the message names file and key.
@@ -130,7 +156,16 @@ def read_knobs(env: EnvSpec) -> tuple[Knob, ...]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
-    return tuple(read_knob(env, path, name, table) for name, table in tables.items())
+    knobs = (read_knob(env, path, name, table) for name, table in tables.items())
+    return tuple(known for knob in knobs if (known := at_preset(knob, env.constants.get(knob.file, {}))) is not None)
+
+
+def at_preset(knob: Knob, literals: Mapping[str, Value]) -> Knob | None:
+    """The knob with a preset's literal as its default; None where it does not offer that."""
+    if knob.name not in literals:
+        return knob
+    default = knob.value_of(literals[knob.name])
+    return None if default is None else replace(knob, default=default)
 
 
 def read_knob(env: EnvSpec, path: Path, name: str, table: object) -> Knob:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tomllib
+from copy import copy
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
@@ -51,6 +52,13 @@ class Baseline(Strict):
     """Over compute, ascending, the 1x point included."""
     shipped: bool = False
     """True when it came with the package and was not measured on this machine."""
+    carried_from: str = ""
+    """Versions of environment and evaluator with which it was measured, where these are older ones (jobs/carry.py)."""
+    rechecked: list[int] = Field(default_factory=list)
+    """Seeds that gave the same score to the last bit with the files that it is for now."""
+
+
+Constant = bool | int | float | str
 
 
 class Preset(Strict):
@@ -68,8 +76,17 @@ class Preset(Strict):
     memory: str = "2g"
     baseline: str | None = None
     """Path of the shipped baseline, relative to the environment's folder."""
+    data: Literal["stream", "folder"] = "stream"
+    """How training gets its data: from the host's token stream, or as a read-only folder."""
+    prepare: str | None = None
+    """Program that builds this preset's data; None: the environment's."""
+    metric: str | None = None
+    """What this preset measures; None: the environment's metric. So with ``direction``."""
+    direction: Literal["min", "max"] | None = None
+    constants: dict[str, dict[str, Constant]] = Field(default_factory=dict)
+    """File -> name -> literal: what this preset's repository says instead, for instance a larger model."""
     settings: dict[str, Any] = Field(default_factory=dict)
-    """Environment's own constants, handed to its evaluator."""
+    """Environment's own constants, handed to its evaluator. In the contract, ``{name}`` stands for one of them."""
 
     @property
     def memory_mib(self) -> int:
@@ -79,6 +96,13 @@ class Preset(Strict):
             return int(self.memory[:-1]) * units[self.memory[-1].lower()]
         except (KeyError, ValueError, IndexError) as error:
             raise ConfigError(f"env.toml: memory = {self.memory!r} is not a size such as '2g' or '512m'") from error
+
+
+class Wheels(Strict):
+    """Packages that programs may import besides what is installed, from this machine's wheelhouse."""
+
+    requirements: list[str] = Field(default_factory=list)
+    """As pip writes them, pinned: "einops==0.8.1"."""
 
 
 class EnvFile(Strict):
@@ -100,13 +124,16 @@ class EnvFile(Strict):
     prepare: str = "prepare.py"
     worker: str = "worker.py"
     preset: dict[str, Preset]
-    wheels: list[str] = Field(default_factory=list)
+    wheels: Wheels = Field(default_factory=lambda: Wheels())
+    models: list[str] = Field(default_factory=list)
+    """Model hub names ("owner/name") that programs may read from this machine's cache, offline."""
 
 
 class EnvSpec:
     """One environment with its folder.
 
-    ``version`` changes with whatever the agent sees, ``evaluator_version`` with whatever scores it.
+    ``version`` changes with whatever the agent sees, ``evaluator_version`` with whatever scores it. Metric, direction
+    and evaluator version are those of the default preset until ``at`` names another.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -116,11 +143,31 @@ class EnvSpec:
         self.metric = self.file.metric
         self.direction = self.file.direction
         self.repo = folder / "repo"
-        trusted = [folder / name for name in (*self.file.evaluate, self.file.worker, self.file.prepare)]
+        self.constants: dict[str, dict[str, Constant]] = {}
+        """What the preset that this is bound to (``at``) says instead of the repository's literals."""
         self.version = digest_files(
             [folder / "env.toml", *sorted(p for p in self.repo.rglob("*") if p.is_file())], folder
         )
-        self.evaluator_version = digest_files(sorted(trusted), folder)
+        self.evaluator_version = self._digest_evaluator(self.file.preset[self.default_preset])
+
+    def at(self, preset: str) -> EnvSpec:
+        """This environment as one preset has it: that one's metric and direction, its settings in the contract's text.
+
+        Raises:
+            UnknownName: there is no such preset.
+        """
+        chosen = self.preset(preset)
+        contract = self.file.contract
+        for name, value in chosen.settings.items():
+            contract = contract.replace(f"{{{name}}}", str(value))
+        bound = copy(self)
+        bound.metric = chosen.metric or self.file.metric
+        bound.direction = chosen.direction or self.file.direction
+        bound.constants = chosen.constants
+        bound.evaluator_version = self._digest_evaluator(chosen)
+        changed = {"metric": bound.metric, "direction": bound.direction, "contract": contract}
+        bound.file = self.file.model_copy(update=changed)
+        return bound
 
     def preset(self, name: str) -> Preset:
         """The preset of that name.
@@ -133,6 +180,14 @@ class EnvSpec:
         except KeyError:
             known = ", ".join(self.file.preset)
             raise UnknownName(f"environment {self.name!r} has no preset {name!r}", f"known presets: {known}") from None
+
+    def prepare_program(self, preset: str) -> Path:
+        """The program that builds a preset's data."""
+        return self.folder / (self.preset(preset).prepare or self.file.prepare)
+
+    def _digest_evaluator(self, preset: Preset) -> str:
+        trusted = {*self.file.evaluate, self.file.worker, preset.prepare or self.file.prepare}
+        return digest_files(sorted(self.folder / name for name in trusted), self.folder)
 
     @property
     def default_preset(self) -> str:
@@ -151,7 +206,7 @@ class EnvSpec:
         if not path.is_file():
             return None
         baseline = Baseline.model_validate_json(path.read_text())
-        fits = baseline.env_version == self.version and baseline.evaluator_version == self.evaluator_version
+        fits = (baseline.env_version, baseline.evaluator_version) == (self.version, self.at(preset).evaluator_version)
         return baseline.model_copy(update={"shipped": True}) if fits else None
 
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import statistics
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +19,8 @@ from xar_agent.errors import EvaluationError, UserError
 from xar_agent.jobs.bench import Bench
 from xar_agent.jobs.data import cache_folder
 from xar_agent.jobs.evaluation import evaluate
+from xar_agent.jobs.limits import ends_itself
+from xar_agent.jobs.machine import machine_for
 from xar_agent.jobs.records import load
 from xar_agent.jobs.training import TrainingPlan, train
 from xar_agent.store import append_line, read_lines, to_json, write_json
@@ -58,38 +56,9 @@ class CalibrationProgress:
     last: Run | None
 
 
-@cache
-def machine_id(runtime: str = "") -> str:
-    """Processor, cores, Python and torch of this machine: what a score depends on besides the code.
-
-    ``runtime`` is the Python and torch of a container image; empty where programs run this machine's own.
-    """
-    torch = torch_version()
-    own = f"Python {sys.version.split()[0]}, {f'torch {torch}' if torch else 'no torch'}"
-    return f"{cpu_model()} x{os.cpu_count()}, {runtime or own}"
-
-
-def torch_version() -> str:
-    """Version of the torch that programs in a sandbox import, read from its package; empty without one."""
-    try:
-        return metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def cpu_model() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "unknown processor"
-    names = [line.partition(":")[2].strip() for line in lines if line.lower().startswith(("model name", "cpu part"))]
-    return " ".join(names[0].split()) if names else "unknown processor"
-
-
 def baseline_path(env: EnvSpec, preset: str, split: Split = "val", runtime: str = "") -> Path:
     """Where this machine's calibration of these very files is kept."""
-    decisive = [env.version, env.evaluator_version, machine_id(runtime)]
+    decisive = [env.version, env.evaluator_version, machine_for(env.preset(preset), runtime)]
     version = hashlib.sha256(to_json(decisive).encode()).hexdigest()[:12]
     suffix = ".hidden.json" if split == "hidden" else ".json"
     return cache_folder() / "baselines" / f"{env.name}-{preset}-{version}{suffix}"
@@ -117,7 +86,8 @@ def calibrate(
 
     Each value is saved as it comes: the same call goes on where an interrupted one stopped. The hidden split is
     measured at 1x alone where the other one has a baseline: its curve is that one's, moved by the difference of the
-    means, since what more compute is worth depends on the text far less than the level does.
+    means, since what more compute is worth depends on the text far less than the level does. Where the program ends
+    training itself at a target there is no curve: compute is what is measured.
 
     Args:
         bench: what to measure.
@@ -136,7 +106,8 @@ def calibrate(
     if n < 2:
         raise UserError("a baseline needs at least two seeds: one has no spread")
     model = baseline_for(bench.env, bench.preset_name, runtime=bench.runtime) if split == "hidden" else None
-    multiples = sorted({1.0} if model else {*compute, 1.0})
+    only_once = model is not None or ends_itself(bench.preset)
+    multiples = sorted({1.0} if only_once else {*compute, 1.0})
     wanted = [(c, seed) for c in multiples for seed in seeds_at(c, n, split)]
     path = baseline_path(bench.env, bench.preset_name, split, bench.runtime)
     ledger = Ledger(path.with_suffix(".values.jsonl"), wanted, on_progress)
@@ -234,13 +205,17 @@ def measure(bench: Bench, compute: float, seed: int, *, split: Split = "val", ca
 def measure_with(bench: Bench, compute: float, seed: int, split: Split, cancel: threading.Event | None) -> Run:
     """The same, on a bench that has its devices."""
     budget = round(bench.preset.budget * compute)
-    plan = TrainingPlan(bench.base_tree, seed, budget, bench.preset.wall_s * max(1.0, compute), None)
+    wall_s = bench.preset.wall_s * max(1.0, compute)
+    plan = TrainingPlan.of(bench, bench.base_tree, seed, budget=budget, wall_s=wall_s)
     with bench.scratch_folder(f"calibrate-{seed}") as folder:
         training = train(bench, plan, folder / "train", log_path=folder / "log", cancel=cancel)
         if training.failure or training.checkpoint is None:
             reason = training.failure.reason if training.failure else "no checkpoint"
             raise EvaluationError(f"the unchanged repository does not train at seed {seed}: {reason}")
-        found = evaluate(bench, bench.base_tree, training.checkpoint, folder / "evaluate", split=split, cancel=cancel)
+        place = folder / "evaluate"
+        found = evaluate(
+            bench, bench.base_tree, training.checkpoint, place, split=split, training=training, cancel=cancel
+        )
     if found.failure or found.value is None:
         reason = found.failure.reason if found.failure else "no value"
         raise EvaluationError(f"the unchanged repository is not valid at seed {seed}: {reason}")
@@ -254,7 +229,7 @@ def summarise(bench: Bench, runs: Sequence[Run]) -> Baseline:
         env_version=bench.env.version,
         evaluator_version=bench.env.evaluator_version,
         preset=bench.preset_name,
-        machine=machine_id(bench.runtime),
+        machine=bench.machine,
         mean=statistics.fmean(run.value for run in at_one),
         sd=statistics.stdev(run.value for run in at_one),
         n=len(at_one),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,28 +12,23 @@ from pathlib import Path
 
 from xar_agent.envs.spec import EnvSpec, Preset
 from xar_agent.errors import PatchRefused
+from xar_agent.jobs.base import make_base
 from xar_agent.jobs.data import DataSet, PrepareProgress, prepare_data
+from xar_agent.jobs.job_plan import QUIET_PYTHON
+from xar_agent.jobs.limits import check_clock, limits_of
+from xar_agent.jobs.machine import machine_for
+from xar_agent.jobs.packages import Supplies, supplies_for
+from xar_agent.jobs.tokens import TokenText
 from xar_agent.sandbox import files, probe, tree
 from xar_agent.sandbox.gpus import machine_gpus, require_gpus
-from xar_agent.sandbox.protocol import WORKSPACE, Bind, Limits, Patch, SandboxSpec
+from xar_agent.sandbox.protocol import WORKSPACE, Bind, Patch, SandboxSpec
 from xar_agent.sandbox.tree import Manifest
 from xar_agent.store import store_errors
 
-LAUNCHER = "/xar/launch.py"
-SOCKET = "/xar/data.sock"
 WORKER = "/xar/worker.py"
 EVALUATOR = "/xar/evaluator"
 """Folder with the evaluator's files."""
 VALIDATION = "/xar/validation"
-QUIET_PYTHON = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "PYTHONHASHSEED": "0",
-    "PYTHONUNBUFFERED": "1",
-}
-"""One thread, since two spin and count twice; the same hashes each time; output that is there when a run is killed."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +53,18 @@ class Bench:
     """Container image of every sandbox, with a device or without; None where the back end has no images."""
     gpus: tuple[str, ...] = ()
     """UUIDs of the devices that are leased for the work under way; see ``leased``."""
+    supplies: Supplies = Supplies()
+    """Packages and models that every sandbox sees."""
 
     @property
     def preset(self) -> Preset:
         """The size that is measured."""
         return self.env.preset(self.preset_name)
+
+    @property
+    def machine(self) -> str:
+        """This machine with the devices that the preset has here: scores of different ones do not compare."""
+        return machine_for(self.preset, self.runtime, self.gpus)
 
     @property
     def scratch(self) -> Path:
@@ -76,8 +77,8 @@ class Bench:
         return Path(__file__).resolve().with_name("launch.py")
 
     @cached_property
-    def train_tokens(self) -> array[int]:
-        """The training text, read once.
+    def train_tokens(self) -> TokenText:
+        """The training text, opened once.
 
         Raises:
             DataUnavailable: it cannot be read.
@@ -97,10 +98,10 @@ class Bench:
         if len(self.gpus) == self.preset.gpus:
             yield self
             return
-        tokens = self.train_tokens
+        opened = {"train_tokens": self.train_tokens} if self.preset.data == "stream" else {}
         with machine_gpus().lease(self.preset.gpus, cancel=cancel) as devices:
             bench = replace(self, gpus=tuple(device.uuid for device in devices))
-            vars(bench)["train_tokens"] = tokens  # read once for all of them
+            vars(bench).update(opened)  # once for all of them
             yield bench
 
     @contextmanager
@@ -169,7 +170,8 @@ class Bench:
 
     def workspace_spec(self, workspace: Path, *, name: str = "agent") -> SandboxSpec:
         """The agent's sandbox: its workspace and Python, no data, no validation text, no sockets, no network."""
-        return self.sandbox_spec(workspace, name=name)
+        supplied = self.supplies.environment(self.backend, shell=True)
+        return self.sandbox_spec(workspace, name=name, environment=supplied)
 
     def sandbox_spec(
         self,
@@ -191,9 +193,9 @@ class Bench:
         return SandboxSpec(
             workspace=workspace,
             workspace_writable=writable,
-            binds=binds,
-            environment={**QUIET_PYTHON, **(environment or {})},
-            limits=Limits(memory_mib=self.preset.memory_mib, cpus=float(self.preset.cpus)),
+            binds=(*binds, *self.supplies.binds),
+            environment={**QUIET_PYTHON, **self.supplies.environment(self.backend), **(environment or {})},
+            limits=limits_of(self.preset),
             gpus=self.gpus if gpus else (),
             image=self.image,
             name=name,
@@ -207,7 +209,7 @@ def open_bench(
     run_dir: Path,
     *,
     image: str | None = None,
-    source: Path | None = None,
+    source: str | None = None,
     on_progress: Callable[[PrepareProgress], None] | None = None,
 ) -> Bench:
     """Everything that measuring in this run needs; the data set is prepared now if the cache lacks it.
@@ -218,28 +220,44 @@ def open_bench(
         backend: sandbox by name; "auto" becomes the one that works here.
         run_dir: the run's folder, held by this process.
         image: container image, where the back end has images; None: its default one.
-        source: raw material of the data set, if the user has it.
+        source: raw material of the data set, if the user has it: a path, or "hub:OWNER/DATASET".
         on_progress: hears how far the preparation is.
 
     Raises:
         UnknownName: there is no such preset.
+        ConfigError: the preset sets a constant that the repository lacks, or its clock has nobody who keeps it.
         CapabilityMissing: no sandbox works here, or the preset needs GPUs that are not here.
+        ServiceMissing: this machine lacks a package or a model that the environment names.
         DataUnavailable: the data set could not be prepared.
         StoreError: the run's folder cannot be written.
     """
-    gpus = env.preset(preset_name).gpus
+    preset = env.preset(preset_name)
+    check_clock(preset)
+    gpus = preset.gpus
     info = probe(backend, image=image, gpus=gpus > 0)
     require_gpus(info, gpus)
-    data = prepare_data(env, source=source, on_progress=on_progress)
+    supplies = supplies_for(env, info, image=info.image or None, on_progress=on_progress)
+    data = prepare_data(env, preset_name, source=source, on_progress=on_progress)
     store = run_dir / "trees"
     scratch = run_dir / "scratch"
     with store_errors(run_dir, "write to"):
         files.remove_tree(scratch)
         scratch.mkdir(parents=True)
-        base = tree.make_base(env.repo, store)
-        tree.checkout(store, base, scratch / "base")
-        protected = tree.manifest(scratch / "base", env.file.protected)
-        files.remove_tree(scratch / "base")
+        base, protected = make_base(env, preset_name, store, scratch)
+    env = env.at(preset_name)
     found = info.image or None
     name = info.backend
-    return Bench(env, preset_name, name, data, run_dir, store, base, protected, info.python, info.runtime, found)
+    return Bench(
+        env,
+        preset_name,
+        name,
+        data,
+        run_dir,
+        store,
+        base,
+        protected,
+        info.python,
+        info.runtime,
+        found,
+        supplies=supplies,
+    )

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from xar_agent.envs.spec import Preset
 from xar_agent.jobs.evaluation import Measurement
 from xar_agent.jobs.probe import CpuReference
+from xar_agent.jobs.training import Training
 from xar_agent.jobs.types import Check, Failure, FailureClass
 
 FREE_CPU_S = 10.0
@@ -26,8 +28,10 @@ def free_cpu_s(reference: CpuReference) -> float:
     return FREE_CPU_S + FREE_SHARE * reference.baseline_cpu_s
 
 
-def worker_limit_s(reference: CpuReference, train_cpu_s: float) -> float:
-    """CPU seconds after which a worker is ended: the allowance and what training has left of the cap."""
+def worker_limit_s(reference: CpuReference, train_cpu_s: float) -> float | None:
+    """CPU seconds after which a worker is ended: the allowance and what training has left of the cap; None: never."""
+    if not reference.counted:
+        return None
     return max(free_cpu_s(reference) + max(reference.cap_s - train_cpu_s, 0.0), LEAST_LIMIT_S)
 
 
@@ -36,11 +40,19 @@ def charged_cpu_s(reference: CpuReference, train_cpu_s: float, worker_cpu_s: flo
     return train_cpu_s + max(worker_cpu_s - free_cpu_s(reference), 0.0)
 
 
+def compute_ratio(preset: Preset, reference: CpuReference, training: Training, worker_cpu_s: float) -> float:
+    """What a run used as a multiple of what the baseline is given: CPU seconds, else the share of its clock."""
+    if reference.counted:
+        return charged_cpu_s(reference, training.cpu_s, worker_cpu_s) / reference.baseline_cpu_s
+    return (training.trained_s if preset.clock == "seconds" else training.tokens) / preset.budget
+
+
 def with_compute_check(found: Measurement, reference: CpuReference, train_cpu_s: float) -> Measurement:
-    """The measurement, with a failed check where training and workers together went over the cap."""
-    used_s = charged_cpu_s(reference, train_cpu_s, found.worker_cpu_s)
-    if found.worker_cpu_s <= free_cpu_s(reference) or used_s <= reference.cap_s:
-        return found
+    """The measurement with the check of what was computed; failed where training and workers went over the cap."""
+    used_s = charged_cpu_s(reference, train_cpu_s, found.worker_cpu_s) if reference.counted else train_cpu_s
+    within = not reference.counted or found.worker_cpu_s <= free_cpu_s(reference) or used_s <= reference.cap_s
+    if within:
+        return replace(found, checks=(*found.checks, Check("compute", True, figure=used_s)))
     reason = (
         f"{train_cpu_s:.1f} CPU seconds of training and {found.worker_cpu_s:.1f} of a worker that scores "
         f"(free: {free_cpu_s(reference):.1f}) are over the cap of {reference.cap_s:.1f}"

@@ -14,6 +14,12 @@ from xar_agent.sandbox.protocol import WORKSPACE, ExecResult
 LOG_BYTES = 8192
 REASON_CHARACTERS = 300
 FRAME = re.compile(r'^\s*File "(?P<file>[^"\n]+)", line (?P<line>\d+)', re.MULTILINE)
+TORCHRUN_REPORT = re.compile(r"^[WE]\d{4} .*torch/distributed/elastic/multiprocessing/", re.MULTILINE)
+"""Where the words of the programs end and those of torchrun about them begin: its own traceback tells nothing."""
+AFTERWARDS = re.compile(r"^\[rank \d+\] failed afterwards: .*\n?", re.MULTILINE)
+KILLED_RANK = re.compile(r"exitcode\s*: -(?P<signal>4|7|8|9|11)\b")
+"""Not 15, which torchrun itself sends, and not 6, by which NCCL ends those that wait for a failed copy."""
+FAILED_RANK = re.compile(r"failed \(exitcode: (?P<code>-?\d+)\) local_rank: \d+")
 LAST_LINE = re.compile(r"^(?P<type>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?$")
 
 BY_EXCEPTION = {
@@ -61,8 +67,9 @@ def classify(output: str, result: ExecResult, env: EnvSpec, *, workspace: str = 
         env: whose repository it is.
         workspace: where the repository lay for the command; a traceback's frame counts when its file lies there.
     """
+    output, exit_code = without_torchrun(output, result.exit_code)
     frame = last_frame(output, workspace)
-    kind, reason = verdict_by_end(result) or verdict_by_text(output, result)
+    kind, reason = verdict_by_end(result) or verdict_by_text(output, exit_code)
     return Failure(
         kind=kind,
         reason=redact(one_line(reason)),
@@ -85,15 +92,31 @@ def verdict_by_end(result: ExecResult) -> tuple[FailureClass, str] | None:
     return None
 
 
-def verdict_by_text(output: str, result: ExecResult) -> tuple[FailureClass, str]:
+def without_torchrun(output: str, exit_code: int) -> tuple[str, int]:
+    """What the copies of a program said, and the exit code of the one that failed: 128 and the signal, as in a shell.
+
+    A copy that was killed is the cause, also where others could say what then happened to them.
+    """
+    report = TORCHRUN_REPORT.search(output)
+    if report is None:
+        return output, exit_code
+    said, reported = AFTERWARDS.sub("", output[: report.start()]), output[report.start() :]
+    if killed := KILLED_RANK.search(reported):
+        return said.partition("Traceback (most recent call last):")[0], 128 + int(killed["signal"])
+    failed = FAILED_RANK.search(reported)
+    code = int(failed["code"]) if failed else exit_code
+    return said, 128 - code if code < 0 else code
+
+
+def verdict_by_text(output: str, exit_code: int) -> tuple[FailureClass, str]:
     """What the last line of the last traceback says; the exit code when there is none."""
     found = exception_line(output)
     if found is None:
-        if result.exit_code > 128:
-            return FailureClass.CODE, f"ended by signal {result.exit_code - 128}"
+        if exit_code > 128:
+            return FailureClass.CODE, f"ended by signal {exit_code - 128}"
         last = next((line for line in reversed(output.splitlines()) if line.strip()), "no output")
         kind = FailureClass.CONFIG if CONFIG_WORDS.search(last) else FailureClass.CODE
-        return kind, f"exit code {result.exit_code}: {last.strip()}"
+        return kind, f"exit code {exit_code}: {last.strip()}"
     name, message = found
     return kind_of_exception(name, message), f"{name}: {message}" if message else name
 

@@ -19,6 +19,8 @@ from xar_agent.envs.spec import Baseline
 from xar_agent.errors import EvaluationError
 from xar_agent.jobs.baseline import baseline_for, calibrate
 from xar_agent.jobs.bench import Bench
+from xar_agent.jobs.card import CardScore
+from xar_agent.jobs.card_making import keep_card
 from xar_agent.jobs.fidelity import fidelity
 from xar_agent.jobs.local import LocalEngine
 from xar_agent.jobs.looks import Finding, Look, Wanted, begin_looks, end_look, read_looks
@@ -32,6 +34,8 @@ from xar_agent.sandbox.protocol import Patch
 ALPHA = 0.05
 DEFAULT_SEEDS = 5
 MIN_BASELINE_SEEDS = 5
+INTERVAL = "95 % confidence interval of the mean over fresh seeds"
+"""What a card says of lo and hi."""
 ConfirmVerdict = Literal["confirmed", "not_confirmed", "invalid"]
 OnEvent = Callable[[Any], None]
 """Hears of ``JobEvent`` and ``CalibrationProgress``, from other threads."""
@@ -142,7 +146,30 @@ def take_look(
     known: Fidelity = recorded.fidelity if recorded else "unknown"
     if known == "unknown":
         known = fidelity(bench, look.tree, jobs, jobs_dir=store.dir / "jobs", cancel=cancel)
-    return end_look(store, look, finding_of(jobs, known, baseline, bench.env.direction))
+    ended = end_look(store, look, finding_of(jobs, known, baseline, bench.env.direction))
+    found = next(one for one in read_confirmations(store.dir) if one.number == ended.number)
+    if card := score_on_card(found):
+        keep_card(store, bench, jobs, patch, card, baseline=baseline, fidelity=known)
+    return ended
+
+
+def score_on_card(found: Confirmation) -> CardScore | None:
+    """The look's figures as they are now: later looks of the run make its corrected p-value larger."""
+    if found.mean is None:
+        return None
+    return CardScore(
+        mean=found.mean,
+        lo=found.lo,
+        hi=found.hi,
+        interval=INTERVAL,
+        n=len(found.seeds),
+        baseline_mean=found.baseline_mean,
+        delta=found.mean - found.baseline_mean,
+        verdict=found.verdict,
+        p=found.p,
+        p_corrected=found.p_corrected,
+        looks=found.looks,
+    )
 
 
 def engine_failed(job: Job) -> bool:

@@ -9,21 +9,23 @@ import os
 import subprocess
 import sys
 import threading
-from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import PIPE
-from typing import IO
+from typing import IO, Any
 
 from xar_agent.envs.spec import EnvSpec
 from xar_agent.errors import DataUnavailable
-from xar_agent.jobs.stream import read_tokens
+from xar_agent.jobs.intact import look, verify
+from xar_agent.jobs.tokens import TokenText, read_split
 from xar_agent.redact import SECRET_NAME, redact
 
-MANIFEST = "MANIFEST.json"
 STDERR_CHARACTERS = 4000
+CORPUS_CHARACTERS = 80
+REMOTE = "hub:"
+SOURCE_HINT = "docs/data.md says what --data may name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +44,27 @@ class DataSet:
     folder: Path
     sha256: str
     """Of the manifest, which holds the digest of every file."""
+    corpus: str = ""
+    """Name of the text, to be shown with every score."""
 
     def split(self, name: str) -> Path:
-        """Folder of "train", "val" or "hidden"; "smoke" is scored on training text."""
-        return self.folder / ("train" if name == "smoke" else name)
+        """Folder of "train", "val" or "hidden"; "smoke" is training text, where it is large a piece of it."""
+        if name == "smoke" and not (self.folder / name).is_dir():
+            return self.folder / "train"
+        return self.folder / name
 
-    def train_tokens(self) -> array[int]:
-        """The training text.
+    def n_tokens(self, split: str) -> int | None:
+        """How many tokens a split has; None when its meta.json does not say."""
+        found = read_object(self.split(split) / "meta.json").get("tokens")
+        return found if isinstance(found, int) else None
+
+    def train_tokens(self) -> TokenText:
+        """The training text, open for reading.
 
         Raises:
-            DataUnavailable: it cannot be read.
+            DataUnavailable: it is not there, or cut short.
         """
-        return read_tokens(self.split("train") / "train.bin")
+        return read_split(self.split("train"), "train")
 
 
 def cache_folder() -> Path:
@@ -62,33 +73,115 @@ def cache_folder() -> Path:
 
 
 def prepare_data(
-    env: EnvSpec, *, source: Path | None = None, on_progress: Callable[[PrepareProgress], None] | None = None
+    env: EnvSpec,
+    preset: str | None = None,
+    *,
+    source: str | None = None,
+    on_progress: Callable[[PrepareProgress], None] | None = None,
 ) -> DataSet:
-    """The environment's data set, built now when the cache does not hold it whole.
+    """The data set of a preset, built now when the cache does not hold it whole.
 
     Args:
-        env: whose ``prepare.py`` builds it. Another version of that file gets another folder.
-        source: the raw material, if the user has it: nothing is downloaded then.
+        env: whose program builds it. Another version of that program gets another folder.
+        preset: its size, which may have a program of its own; None: the environment's program.
+        source: the raw material, if the user has it: nothing is downloaded then. A path, or "hub:OWNER/DATASET".
         on_progress: hears how far the preparation is.
 
     Raises:
         DataUnavailable: it could not be built; the message says why.
     """
-    program = env.folder / env.file.prepare
-    version = hashlib.sha256(program.read_bytes()).hexdigest()[:10]
-    folder = cache_folder() / "data" / f"{env.name}-{version}"
-    if (digest := verify(folder)) is None:
+    folder = data_folder(env, preset, source)
+    program = prepare_program(env, preset)
+    if (digest := checked(folder, on_progress)) is None:
         with alone(folder):
-            if (digest := verify(folder)) is None:  # another process may have built it meanwhile
+            if (digest := checked(folder, on_progress)) is None:  # another process may have built it meanwhile
                 run_prepare(program, folder, source, on_progress)
                 if folder.is_dir():
                     make_readable(folder)
-                digest = verify(folder)
+                digest = checked(folder, on_progress)
     if digest is None:
         raise DataUnavailable(
             f"{program.name} of {env.name} left an incomplete data set in {folder}", "delete that folder and try again"
         )
-    return DataSet(folder, digest)
+    return DataSet(folder, digest, corpus_of(folder, env))
+
+
+def find_data(env: EnvSpec, preset: str | None = None, *, source: str | None = None) -> DataSet | None:
+    """The data set if the cache has it; its files are not read through, and nothing is prepared or written.
+
+    Raises:
+        DataUnavailable: the source is not there.
+    """
+    folder = data_folder(env, preset, source)
+    digest = look(folder)
+    return DataSet(folder, digest, corpus_of(folder, env)) if digest else None
+
+
+def prepare_program(env: EnvSpec, preset: str | None) -> Path:
+    """The program that builds a preset's data."""
+    own = env.preset(preset).prepare if preset else None
+    return env.folder / (own or env.file.prepare)
+
+
+def data_folder(env: EnvSpec, preset: str | None, source: str | None) -> Path:
+    """Where a preset's data set lies in the cache: one folder for each program and each source.
+
+    Raises:
+        DataUnavailable: the source is not there.
+    """
+    version = hashlib.sha256(prepare_program(env, preset).read_bytes()).hexdigest()[:10]
+    own = f"-{source_identity(source)}" if source else ""
+    return cache_folder() / "data" / f"{env.name}-{version}{own}"
+
+
+def source_identity(source: str) -> str:
+    """Ten hex digits that change with the source's place, and with the size and time of each of its files.
+
+    Raises:
+        DataUnavailable: there is no such file or folder.
+    """
+    state = hashlib.sha256(source.encode() if is_remote(source) else b"")
+    if not is_remote(source):
+        place = Path(source).expanduser().resolve()
+        try:
+            paths = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
+            stamps = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+        except OSError as error:
+            raise DataUnavailable(f"cannot read the data source {place}: {error.strerror}") from error
+        if not stamps:
+            raise DataUnavailable(f"there is no data in {place}", "--data names a file, or a folder with files")
+        state.update(json.dumps(stamps).encode())
+    return state.hexdigest()[:10]
+
+
+def is_remote(source: str) -> bool:
+    """Whether it is the name of a data set on a hub and not a path."""
+    return source.startswith(REMOTE)
+
+
+def corpus_of(folder: Path, env: EnvSpec) -> str:
+    """What the data set's recipe calls its text, else the environment's name; on one line, since it is shown."""
+    name = read_object(folder / "recipe.json").get("corpus")
+    return " ".join(name.split())[:CORPUS_CHARACTERS] if isinstance(name, str) and name.strip() else env.name
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty when there is none."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def checked(folder: Path, on_progress: Callable[[PrepareProgress], None] | None) -> str | None:
+    """Digest of a whole data set, else None."""
+
+    def heard(done: int, total: int) -> None:
+        if on_progress:
+            on_progress(PrepareProgress("verify", done, total))
+
+    return verify(folder, heard)
 
 
 @contextmanager
@@ -111,26 +204,18 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def verify(folder: Path) -> str | None:
-    """Digest of the manifest when every file is as the manifest says, else None."""
-    try:
-        text = (folder / MANIFEST).read_bytes()
-        for name, digest in json.loads(text).items():
-            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
-                return None
-    except (OSError, ValueError, AttributeError):
-        return None
-    return hashlib.sha256(text).hexdigest()
-
-
 def make_readable(folder: Path) -> None:
-    """Let every user read the data, whatever the umask was: the evaluator's sandbox may run as another one."""
+    """Let every user read the data, whatever the umask was: the evaluator's sandbox may run as another one.
+
+    A file with a second name is the user's own: who may read that is for the user to say.
+    """
     for path in (folder, *folder.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+        if path.is_dir() or path.stat().st_nlink == 1:
+            path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def run_prepare(
-    program: Path, folder: Path, source: Path | None, on_progress: Callable[[PrepareProgress], None] | None
+    program: Path, folder: Path, source: str | None, on_progress: Callable[[PrepareProgress], None] | None
 ) -> None:
     """Run the environment's own prepare program; it is trusted and may download. All of it ends with this process.
 
@@ -138,9 +223,10 @@ def run_prepare(
         DataUnavailable: it failed; the message is its last line.
     """
     keeper = [sys.executable, "-I", str(Path(__file__).with_name("prepare_child.py"))]
-    command = [*keeper, sys.executable, "-P", str(program), str(folder), *(["--source", str(source)] if source else [])]
+    place = source if source is None or is_remote(source) else str(Path(source).expanduser().resolve())
+    command = [*keeper, sys.executable, "-P", str(program), str(folder), *(["--source", place] if place else [])]
     environment = {name: value for name, value in os.environ.items() if not SECRET_NAME.search(name)}
-    hint = "the preparation needs the network once"
+    hint = SOURCE_HINT if source else "the preparation needs the network once, or your own data: --data"
     try:
         process = subprocess.Popen(
             command, env=environment, text=True, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True

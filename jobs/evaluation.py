@@ -21,7 +21,8 @@ from xar_agent.jobs.bench import EVALUATOR, VALIDATION, Bench
 from xar_agent.jobs.classify import last_frame, log_tail
 from xar_agent.jobs.frames import FrameError, FramePipe
 from xar_agent.jobs.full_disk import blame_full_disk, blame_stopped
-from xar_agent.jobs.relay import PATIENCE, Patience, Relay, limit_of
+from xar_agent.jobs.relay import Patience, Relay, limit_of, patience_of
+from xar_agent.jobs.training import Training
 from xar_agent.jobs.types import Check, Failure, FailureClass
 from xar_agent.sandbox import open_sandbox
 from xar_agent.sandbox.protocol import Bind, Process
@@ -61,7 +62,8 @@ def evaluate(
     folder: Path,
     *,
     split: Split,
-    patience: Patience = PATIENCE,
+    training: Training | None = None,
+    patience: Patience | None = None,
     cancel: threading.Event | None = None,
 ) -> Measurement:
     """Score one checkpoint with the environment's evaluator.
@@ -72,7 +74,8 @@ def evaluate(
         checkpoint: folder with the files that its training left.
         folder: new, host side; the caller removes it.
         split: which text; "smoke" is training text.
-        patience: how long a worker may take.
+        training: the run that it scores, for metrics of what training took; None for a smoke test.
+        patience: how long a worker may take; None: what the preset allows.
         cancel: ends it.
 
     Raises:
@@ -83,9 +86,10 @@ def evaluate(
     """
     folder.mkdir(parents=True)
     audit_seed = secrets.randbits(32)
+    patience = patience or patience_of(bench.preset)
     wall_s = patience.total_s + GRACE_S
     relay = Relay(bench, tree, checkpoint, folder, patience, cancel)
-    request = {"split": split, "seed": audit_seed, "rows": None, "settings": bench.preset.settings}
+    request = request_of(bench, split, audit_seed, training)
     with ExitStack() as stack:
         stack.callback(relay.close)
         process = start_evaluator(bench, stack, folder, split, request, wall_s)
@@ -98,6 +102,13 @@ def evaluate(
             raise EvaluationError(f"the evaluator {error}: {tail_of(folder / 'evaluator.log')}") from error
     value, metrics, checks = parse_result(result)
     return Measurement(value, metrics, checks, failure_of(value, checks, relay), audit_seed, relay.cpu_s)
+
+
+def request_of(bench: Bench, split: Split, audit_seed: int, training: Training | None) -> dict[str, Any]:
+    """What the evaluator is asked. What training took is the host's own count."""
+    took = {"tokens": training.tokens if training else None, "seconds": training.trained_s if training else None}
+    settings = bench.preset.settings
+    return {"split": split, "seed": audit_seed, "rows": None, "settings": settings, "training": took}
 
 
 def start_evaluator(

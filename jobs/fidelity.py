@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xar_agent.jobs.bench import Bench
+from xar_agent.jobs.job_plan import counts_cpu
 from xar_agent.jobs.outputs import CurvePoint, read_curve
-from xar_agent.jobs.probe import PROBE_STEPS, cpu_reference, kept_reference, one_at_a_time
+from xar_agent.jobs.probe import cpu_reference, first_losses, kept_reference, one_at_a_time
 from xar_agent.jobs.records import load
 from xar_agent.jobs.types import Evaluation, Fidelity, Job, JobSpec
 from xar_agent.jobs.worker import CURVE, RESULT, run_job
@@ -28,7 +29,8 @@ def fidelity(
     """Whether a tree's patch has any effect.
 
     "no_effect": its files differ from the base in comments and layout only, or the same seed gives the same curve and
-    the same score as the base. The base is trained with that seed only when the first steps are the same.
+    the same score as the base. The base is trained with that seed only when the first steps are the same. Where the
+    same program does not give the same bits each time, on GPUs or by a clock of seconds, a difference says nothing.
 
     Args:
         bench: what was measured with.
@@ -46,19 +48,23 @@ def fidelity(
     done = next((job for job in jobs if job.evaluation and job.evaluation.value is not None), None)
     if done is None or done.evaluation is None:
         return "unknown"
+    preset = bench.preset
+    if preset.gpus and preset.clock == "seconds":
+        return "unknown"
+    of_difference: Fidelity = "unknown" if preset.gpus or preset.clock == "seconds" else "effect"
     curve = read_curve(jobs_dir / done.id / CURVE)
-    first = tuple((point.step, point.loss) for point in curve if point.step <= PROBE_STEPS)
-    reference = first_losses(bench, done.spec.seed, cancel)
-    if not first or first != reference:
-        return "effect" if first and reference else "unknown"
+    if not (first := first_losses(curve)):
+        return "unknown"
+    if counts_cpu(preset) and first != (reference := base_losses(bench, done.spec.seed, cancel)):
+        return of_difference if reference else "unknown"
     base = same_seed_base(bench, done.spec, cancel)
     if base is None:
         return "unknown"
     same = base[0].value == done.evaluation.value and base[1] == curve
-    return "no_effect" if same else "effect"
+    return "no_effect" if same else of_difference
 
 
-def first_losses(bench: Bench, seed: int, cancel: threading.Event | None) -> tuple[tuple[int, float | None], ...]:
+def base_losses(bench: Bench, seed: int, cancel: threading.Event | None) -> tuple[tuple[int, float | None], ...]:
     """Of the base at this seed: known, where a job has been trained with it in this run."""
     kept = kept_reference(bench, seed)
     if kept is None:

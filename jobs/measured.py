@@ -11,6 +11,7 @@ from xar_agent.envs.spec import Baseline
 from xar_agent.errors import Interrupted
 from xar_agent.jobs.baseline import baseline_for
 from xar_agent.jobs.bench import Bench
+from xar_agent.jobs.card_making import keep_card, score_on_card
 from xar_agent.jobs.fidelity import fidelity
 from xar_agent.jobs.local import LocalEngine
 from xar_agent.jobs.runs import RunStore
@@ -46,7 +47,7 @@ def measure_patch(
     on_event: Callable[[JobEvent], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> Measured:
-    """Train and score a patch at each seed, and record what it rests on.
+    """Train and score a patch at each seed, and record what it rests on; its card where every seed is valid.
 
     Args:
         store: the run, open for writing; the idea is on record.
@@ -71,8 +72,10 @@ def measure_patch(
     baseline = baseline_for(bench.env, bench.preset_name, runtime=bench.runtime)
     found = fidelity(bench, tree, jobs, jobs_dir=store.dir / "jobs", cancel=cancel)
     store.record_finding(idea_id, found, baseline)
-    scored = with_failed_jobs(score(evaluations, baseline, bench.env.direction), jobs)
-    return Measured(tuple(jobs), with_fidelity(scored, found), found, baseline)
+    scored = with_fidelity(with_failed_jobs(score(evaluations, baseline, bench.env.direction), jobs), found)
+    if card := score_on_card(scored):
+        keep_card(store, bench, jobs, patch, card, baseline=baseline, fidelity=found)
+    return Measured(tuple(jobs), scored, found, baseline)
 
 
 def measured_so_far(store: RunStore, bench: Bench, idea_id: str, tree: str) -> Measured | None:

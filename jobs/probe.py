@@ -1,15 +1,17 @@
 """How much CPU time the baseline needs on this machine now: twenty of its steps, scaled to the whole budget.
 
 Where the whole run takes seconds anyway it is made to its end: in some programs the first steps are unlike the others.
+So it is where the data is a folder and nobody sees steps. Where seconds of a stream bound a run nothing is measured.
 A slow laptop must not be punished and a fast server not rewarded, so the CPU cap of a run and its compute ratio are in
 units of this reference. It is measured before the run with the run's own seed.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,10 +19,11 @@ from pathlib import Path
 from xar_agent.errors import Interrupted, SandboxLost
 from xar_agent.jobs.bench import Bench
 from xar_agent.jobs.evaluation import tail_of
-from xar_agent.jobs.outputs import CurveFollower
+from xar_agent.jobs.feed import open_feed
+from xar_agent.jobs.job_plan import counts_cpu
+from xar_agent.jobs.outputs import CurveFollower, CurvePoint
 from xar_agent.jobs.records import load
-from xar_agent.jobs.stream import TokenServer
-from xar_agent.jobs.training import TrainingPlan, training_command, training_environment, training_spec
+from xar_agent.jobs.training import TrainingPlan, plan_in, train, training_spec
 from xar_agent.sandbox import open_sandbox
 from xar_agent.sandbox.protocol import Process, Sandbox
 from xar_agent.store import write_json
@@ -45,7 +48,7 @@ class CpuReference:
     """The unchanged repository at one seed on this machine."""
 
     baseline_cpu_s: float
-    """CPU seconds that the whole budget would take."""
+    """CPU seconds that the whole budget would take; infinite where the clock is another one and nobody counts."""
     first_losses: tuple[tuple[int, float | None], ...]
     """Step and loss of its curve over those first steps: the same seed and the same code give the same bits."""
     measured_at: float = 0.0
@@ -53,14 +56,28 @@ class CpuReference:
 
     @property
     def cap_s(self) -> float:
-        """CPU seconds that a candidate may use."""
+        """CPU seconds that a candidate may use; infinite without a limit."""
         return CAP_FACTOR * self.baseline_cpu_s + CAP_ALLOWANCE_S
+
+    @property
+    def counted(self) -> bool:
+        """CPU seconds bound the runs of this preset."""
+        return math.isfinite(self.baseline_cpu_s)
+
+    @property
+    def limit_s(self) -> float | None:
+        """The cap as a sandbox takes it: None is no limit."""
+        return self.cap_s if self.counted else None
+
+
+UNCOUNTED = CpuReference(math.inf, ())
+"""Where the preset's clock is the only bound of a run."""
 
 
 def cpu_reference(
     bench: Bench, seed: int, *, max_age_s: float | None = FRESH_S, cancel: threading.Event | None = None
 ) -> CpuReference:
-    """The reference for one seed, measured again where the last one is old.
+    """The reference for one seed, measured again where the last one is old; ``UNCOUNTED`` where nothing needs it.
 
     Args:
         bench: what is measured with.
@@ -72,12 +89,15 @@ def cpu_reference(
         Interrupted: it was cancelled.
         SandboxLost: the baseline itself does not train here; the message has its last line.
     """
+    if not counts_cpu(bench.preset):
+        return UNCOUNTED
     known = reference_path(bench, seed)
     with one_at_a_time(str(known)):
         found = kept_reference(bench, seed)
         if found is not None and is_fresh(found, max_age_s):
             return found
         with bench.scratch_folder("probe") as folder:
+            measure = measure_whole if bench.preset.data == "folder" else measure_steps
             reference = measure(bench, seed, folder, cancel)
         write_json(known, asdict(reference))
         return reference
@@ -108,10 +128,25 @@ def one_at_a_time(name: str) -> Iterator[None]:
         yield
 
 
-def measure(bench: Bench, seed: int, folder: Path, cancel: threading.Event | None) -> CpuReference:
+def measure_whole(bench: Bench, seed: int, folder: Path, cancel: threading.Event | None) -> CpuReference:
+    """Train the base tree to its end: nobody sees the steps of a program that reads its data from a folder."""
+    log_path = folder / "probe.log"
+    plan = TrainingPlan.of(bench, bench.base_tree, seed)
+    training = train(bench, plan, folder / "train", log_path=log_path, cancel=cancel)
+    if training.failure:
+        raise SandboxLost(f"the unchanged repository does not train here: {training.failure.reason}")
+    return CpuReference(training.cpu_s, first_losses(training.curve), time.time())
+
+
+def first_losses(curve: Sequence[CurvePoint]) -> tuple[tuple[int, float | None], ...]:
+    """Step and loss of the first steps of a curve."""
+    return tuple((point.step, point.loss) for point in curve if point.step <= PROBE_STEPS)
+
+
+def measure_steps(bench: Bench, seed: int, folder: Path, cancel: threading.Event | None) -> CpuReference:
     """Train the base tree for twenty steps of the full schedule, then end it."""
-    budget, wall_s = bench.preset.budget, bench.preset.wall_s
-    plan = TrainingPlan(bench.base_tree, seed, budget, wall_s, None)
+    plan = TrainingPlan.of(bench, bench.base_tree, seed)
+    budget, wall_s = plan.budget, plan.wall_s
     workspace = bench.checkout(bench.base_tree, folder)
     samples: list[tuple[int, float]] = []
     started = threading.Event()
@@ -121,22 +156,22 @@ def measure(bench: Bench, seed: int, folder: Path, cancel: threading.Event | Non
     def sample(answered: int) -> None:
         started.wait(wall_s)
         if answered in (0, PROBE_STEPS) and running:
-            samples.append((server.served, running[0].cpu_s()))
+            samples.append((feed.tokens, running[0].cpu_s()))
         if answered >= PROBE_STEPS and len(samples) == 2 and scaled(samples, budget) > WHOLE_RUN_CPU_S:
             enough.set()
 
-    with TokenServer(bench.train_tokens, budget=budget, seed=seed, folder=folder, on_request=sample) as server:
-        with open_sandbox(bench.backend, training_spec(bench, workspace, server.path)) as sandbox:
+    with open_feed(bench, folder, seed=seed, budget=budget, clock=plan.clock, on_request=sample) as feed:
+        with open_sandbox(bench.backend, training_spec(bench, workspace, feed)) as sandbox:
             process = start(bench, sandbox, plan, folder / "probe.log")
             running.append(process)
             started.set()
             await_steps(process, enough, cancel)
             process.kill()
             result = process.wait()
-        served = server.served
+        served = feed.tokens
     follower = CurveFollower(workspace, None)
     follower.finish()
-    losses = tuple((point.step, point.loss) for point in follower.points if point.step <= PROBE_STEPS)
+    losses = first_losses(follower.points)
     if enough.is_set():
         return CpuReference(scaled(samples, budget), losses, time.time())
     if result.exit_code != 0 or not served:
@@ -146,12 +181,8 @@ def measure(bench: Bench, seed: int, folder: Path, cancel: threading.Event | Non
 
 def start(bench: Bench, sandbox: Sandbox, plan: TrainingPlan, log_path: Path) -> Process:
     """The baseline's training, with a thread that drops what it prints."""
-    process = sandbox.spawn(
-        training_command(bench, sandbox),
-        env=training_environment(sandbox, plan),
-        timeout_s=plan.wall_s,
-        stderr_path=log_path,
-    )
+    job = plan_in(sandbox, bench, plan)
+    process = sandbox.spawn(job.command, env=job.environment, timeout_s=job.wall_s, stderr_path=log_path)
     threading.Thread(target=process.stdout.read, name="probe-output", daemon=True).start()
     return process
 

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from xar_agent.envs.spec import Preset
 from xar_agent.errors import EvaluationError
 from xar_agent.jobs.bench import WORKER, Bench
 from xar_agent.jobs.classify import verdict_by_end
@@ -43,6 +44,13 @@ class Patience:
 
 
 PATIENCE = Patience()
+GPU_PATIENCE = Patience(start_s=600.0, call_s=600.0, send_s=120.0, total_s=3600.0)
+"""Large models are compiled first, and ten million tokens are scored."""
+
+
+def patience_of(preset: Preset) -> Patience:
+    """By the size of what is scored."""
+    return GPU_PATIENCE if preset.gpus else PATIENCE
 
 
 @dataclass(slots=True)

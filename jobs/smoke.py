@@ -6,9 +6,12 @@ import threading
 import time
 from pathlib import Path
 
+from xar_agent.envs.spec import Preset
 from xar_agent.errors import PatchRefused
 from xar_agent.jobs.bench import Bench
 from xar_agent.jobs.evaluation import evaluate
+from xar_agent.jobs.recitation import NAME as RECITATION
+from xar_agent.jobs.recitation import data_in_patch
 from xar_agent.jobs.training import Training, TrainingPlan, train
 from xar_agent.jobs.types import Failure, FailureClass, SmokeReport
 from xar_agent.sandbox.protocol import Patch
@@ -16,6 +19,8 @@ from xar_agent.store import store_errors
 
 SMOKE_WALL_S = 180.0
 """Loading torch on a loaded machine takes 20 s; a few steps take less."""
+GPU_SMOKE_WALL_S = 900.0
+"""Several processes begin, and the model is compiled."""
 SMOKE_SEED = 0
 
 
@@ -46,17 +51,32 @@ def run_smoke(
     except PatchRefused as error:
         failure = Failure(FailureClass.INTEGRITY, error.message)
         return SmokeReport("", tree, False, failure, None, None, time.monotonic() - begun, 0.0)
+    if reason := data_in_patch(patch, bench.preset):
+        failure = Failure(FailureClass.INTEGRITY, f"{RECITATION}: {reason}")
+        return SmokeReport(patch.sha256, tree, False, failure, None, None, time.monotonic() - begun, 0.0)
     with store_errors(log_path, "write"), bench.leased(cancel) as bench, bench.scratch_folder("smoke") as folder:
         begun = time.monotonic()
         log_path.parent.mkdir(parents=True, exist_ok=True)
-        budget = int(bench.preset.settings.get("smoke_tokens", bench.preset.budget // 100))
-        plan = TrainingPlan(tree, SMOKE_SEED, budget, min(SMOKE_WALL_S, bench.preset.wall_s), None)
+        budget, wall_s = smoke_budget(bench.preset), smoke_wall_s(bench.preset)
+        plan = TrainingPlan.of(bench, tree, SMOKE_SEED, budget=budget, wall_s=wall_s)
         training = train(bench, plan, folder / "train", log_path=log_path, cancel=cancel)
         verdict = training.failure
         if training.checkpoint is not None:
             found = evaluate(bench, tree, training.checkpoint, folder / "evaluate", split="smoke", cancel=cancel)
             verdict = found.failure
     return report(patch, tree, training, verdict, time.monotonic() - begun)
+
+
+def smoke_budget(preset: Preset) -> int:
+    """In units of the preset's clock: its ``smoke_seconds`` or ``smoke_tokens``, else a small part of the whole."""
+    if preset.clock == "seconds":
+        return int(preset.settings.get("smoke_seconds", max(2, preset.budget // 20)))
+    return int(preset.settings.get("smoke_tokens", preset.budget // 100))
+
+
+def smoke_wall_s(preset: Preset) -> float:
+    """Limit of the whole program in seconds."""
+    return min(GPU_SMOKE_WALL_S if preset.gpus else SMOKE_WALL_S, preset.wall_s)
 
 
 def report(patch: Patch, tree: str, training: Training, failure: Failure | None, duration_s: float) -> SmokeReport:

@@ -1,4 +1,7 @@
-"""The training tokens of one run, served by the host over a unix socket: each token once, until the budget is used up.
+"""The training tokens of one run, served by the host over a unix socket until the budget is used up.
+
+A budget of tokens hands out each token once. With a budget of seconds the stream is the clock: it starts with the
+first answer, and a text that is used up begins again in a new order.
 
 The client is a candidate's program and may be hostile. One thread with one selector serves all connections; what a
 connection may hold (an unfinished line, an unread answer) and how often it may err is bounded, so it slows only itself.
@@ -9,21 +12,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import selectors
 import socket
-import sys
 import tempfile
 import threading
+import time
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from xar_agent.errors import DataUnavailable
+from xar_agent.jobs.tokens import ITEM_BYTES, TokenArray, TokenLanes, TokenText
 from xar_agent.sandbox.held import HeldFolder
 
-LANES = 512
+MAX_ANSWER_TOKENS = 1 << 22
+"""Sixteen steps of a large run; an answer that nobody reads holds 8 MiB of the host."""
 MAX_LINE_BYTES = 1024
 MAX_CONNECTIONS = 32
 MAX_BAD_REQUESTS = 1000
@@ -35,61 +40,6 @@ RECEIVE_BYTES = 4096
 
 class BadRequest(Exception):
     """The client asked for something that is not on offer; the text goes back to it."""
-
-
-def read_tokens(path: Path) -> array[int]:
-    """All tokens of a ``.bin`` file of uint16, little endian.
-
-    Raises:
-        DataUnavailable: it is missing or cut short.
-    """
-    tokens = array("H")
-    try:
-        tokens.frombytes(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataUnavailable(f"cannot read the training tokens {path}: {error}") from error
-    if sys.byteorder == "big":
-        tokens.byteswap()
-    return tokens
-
-
-class TokenLanes:
-    """The order in which one seed's run sees the training text.
-
-    The text is rotated by a random offset and cut into lanes. A row continues its lane where that lane's last row
-    ended; each round takes the lanes in a new random order. So each token is an input at most once.
-    """
-
-    def __init__(self, tokens: array[int], seed: int, n_lanes: int = LANES) -> None:
-        self._random = random.Random(f"token-lanes/{seed}")
-        offset = self._random.randrange(len(tokens)) if tokens else 0
-        self._tokens = tokens[offset:] + tokens[:offset]
-        self.lane_length = len(tokens) // n_lanes
-        self._cursors = [lane * self.lane_length for lane in range(n_lanes)]
-        self._round: list[int] = []
-
-    @property
-    def max_length(self) -> int:
-        """Longest row, in input tokens."""
-        return self.lane_length - 1
-
-    def take(self, rows: int, length: int) -> list[array[int]]:
-        """Up to ``rows`` rows of ``length + 1`` tokens; fewer when the text is used up."""
-        taken: list[array[int]] = []
-        while len(taken) < rows and (row := self._next_row(length)) is not None:
-            taken.append(row)
-        return taken
-
-    def _next_row(self, length: int) -> array[int] | None:
-        for _ in range(2 * len(self._cursors)):
-            if not self._round:
-                self._round = self._random.sample(range(len(self._cursors)), len(self._cursors))
-            lane = self._round.pop()
-            start = self._cursors[lane]
-            if start + length + 1 <= (lane + 1) * self.lane_length:
-                self._cursors[lane] = start + length
-                return self._tokens[start : start + length + 1]
-        return None
 
 
 @dataclass(slots=True)
@@ -128,23 +78,29 @@ class TokenServer:
 
     Args:
         tokens: the training text.
-        budget: input tokens that may be handed out.
+        budget: input tokens that may be handed out, or seconds from the first answer on.
         seed: decides the order, together with the sequence of requests.
+        clock: the unit of the budget, and of ``left`` in every answer.
         folder: where the socket goes if its path is short enough; else a temporary folder.
         on_request: called in the server's thread before each good request is answered, with the number answered so far.
     """
 
     def __init__(
         self,
-        tokens: array[int],
+        tokens: TokenText | TokenArray | array[int],
         *,
         budget: int,
         seed: int,
+        clock: Literal["tokens", "seconds"] = "tokens",
         folder: Path | None = None,
         on_request: Callable[[int], None] | None = None,
     ) -> None:
         self.budget = budget
-        self._lanes = TokenLanes(tokens, seed)
+        self._clock = clock
+        text = TokenArray(tokens) if isinstance(tokens, array) else tokens
+        self._lanes = TokenLanes(text, seed, endless=clock == "seconds")
+        self._began_s: float | None = None
+        self._failure: DataUnavailable | None = None
         self._on_request = on_request
         self._served = 0
         self._answered = 0
@@ -163,6 +119,16 @@ class TokenServer:
         """Input tokens handed out so far."""
         return self._served
 
+    @property
+    def used_s(self) -> float | None:
+        """Seconds since the first answer; None before it."""
+        return None if self._began_s is None else time.monotonic() - self._began_s
+
+    @property
+    def over_s(self) -> float:
+        """Seconds since a budget of seconds ended; 0 before, and for a budget of tokens."""
+        return max(0.0, (self.used_s or 0.0) - self.budget) if self._clock == "seconds" else 0.0
+
     def close(self) -> None:
         """End the stream and remove the socket. Calling twice is fine."""
         self._closing.set()
@@ -175,7 +141,14 @@ class TokenServer:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        """End the stream.
+
+        Raises:
+            DataUnavailable: the text could not be read on; what the client then did is not its fault.
+        """
         self.close()
+        if self._failure:
+            raise self._failure
 
     def _listen(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -195,6 +168,8 @@ class TokenServer:
                         self._accept()
                     else:
                         self._step(self._connections[key.fileobj])  # type: ignore[index]
+        except DataUnavailable as error:  # it belongs to whoever closes the stream
+            self._failure = error
         finally:
             for connection in list(self._connections.values()):
                 self._drop(connection)
@@ -262,18 +237,30 @@ class TokenServer:
             connection.answer = memoryview(json.dumps({"error": str(error)}).encode() + b"\n")
 
     def _take(self, rows: int, length: int) -> bytes:
+        granted = self._granted(rows, length)
+        if granted * length > MAX_ANSWER_TOKENS:
+            raise BadRequest(f"rows times length may be {MAX_ANSWER_TOKENS} at most")
         if self._on_request:
             self._on_request(self._answered)
-        taken = self._lanes.take(min(rows, (self.budget - self._served) // length), length)
+        taken = self._lanes.take(granted, length)
         self._served += len(taken) * length
         self._answered += 1
-        header = {"rows": len(taken), "length": length, "itemsize": 2, "left": self.budget - self._served}
-        payload = array("H")
-        for row in taken:
-            payload += row
-        if sys.byteorder == "big":
-            payload.byteswap()
-        return json.dumps(header).encode() + b"\n" + payload.tobytes()
+        if self._began_s is None:
+            self._began_s = time.monotonic()
+        header = {"rows": len(taken), "length": length, "itemsize": ITEM_BYTES, "left": self._left()}
+        return b"".join([json.dumps(header).encode(), b"\n", *taken])
+
+    def _granted(self, rows: int, length: int) -> int:
+        """How many of the rows that are asked for the budget allows."""
+        if self._clock == "tokens":
+            return min(rows, (self.budget - self._served) // length)
+        return rows if self._left() > 0 else 0
+
+    def _left(self) -> int | float:
+        """What is left of the budget, in its unit."""
+        if self._clock == "tokens":
+            return self.budget - self._served
+        return max(0.0, self.budget - (self.used_s or 0.0))
 
 
 def socket_folder(wanted: Path | None) -> HeldFolder | None:

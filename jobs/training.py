@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from xar_agent.errors import Interrupted, PatchRefused
-from xar_agent.jobs.bench import LAUNCHER, SOCKET, Bench
-from xar_agent.jobs.classify import classify, verdict_by_end
+from xar_agent.jobs.bench import Bench
+from xar_agent.jobs.classify import classify, log_tail, verdict_by_end
+from xar_agent.jobs.feed import Clock, Feed, open_feed
 from xar_agent.jobs.full_disk import blame_full_disk, blame_stopped
+from xar_agent.jobs.job_plan import LAUNCHER, OVERTIME_S, JobPlan, job_plan
+from xar_agent.jobs.limits import checkpoint_mib
 from xar_agent.jobs.outputs import BadOutput, CurveFollower, CurvePoint, collect_checkpoint, open_up
-from xar_agent.jobs.stream import TokenServer
 from xar_agent.jobs.types import Failure, FailureClass
+from xar_agent.jobs.watch import Progress, Watch
 from xar_agent.sandbox import open_sandbox
-from xar_agent.sandbox.protocol import Bind, ExecResult, Sandbox, SandboxSpec
+from xar_agent.sandbox.protocol import WORKSPACE, Bind, ExecResult, Sandbox, SandboxSpec
 
-FOLLOW_S = 0.5
 OUTPUT_BYTES = 32_768
 
 
@@ -31,19 +32,35 @@ class TrainingPlan:
     seed: int
     budget: int
     wall_s: float
+    """Limit of the whole program, whatever its clock says."""
     cpu_cap_s: float | None
     """None: counted, not limited."""
+    clock: Clock = "tokens"
+    """Unit of the budget."""
+    overtime_s: float = OVERTIME_S
+    """After a budget of seconds."""
 
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is; the tokens are those that the host served, the loss is the candidate's own word."""
-
-    tokens: int
-    budget: int
-    step: int
-    loss: float | None
-    eta_s: float | None
+    @classmethod
+    def of(
+        cls,
+        bench: Bench,
+        tree: str,
+        seed: int,
+        *,
+        budget: int | None = None,
+        wall_s: float | None = None,
+        cpu_cap_s: float | None = None,
+    ) -> TrainingPlan:
+        """A run on the preset's clock, with its budget and its wall limit where no other is given."""
+        preset = bench.preset
+        return cls(
+            tree,
+            seed,
+            preset.budget if budget is None else budget,
+            preset.wall_s if wall_s is None else wall_s,
+            cpu_cap_s,
+            preset.clock,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +76,8 @@ class Training:
     cpu_s: float
     wall_s: float
     curve: tuple[CurvePoint, ...]
+    trained_s: float = 0.0
+    """By the host's clock, to the program's end: from its first token, or from its start where its data is a folder."""
 
 
 @dataclass(slots=True)
@@ -100,35 +119,57 @@ def train(
     if failure := changed_files(bench, workspace):
         return Training(failure, None, "", 0, 0.0, 0.0, ())
     follower = CurveFollower(workspace, curve_path)
-    with TokenServer(bench.train_tokens, budget=plan.budget, seed=plan.seed, folder=folder) as server:
-        spec = training_spec(bench, workspace, server.path)
-        with open_sandbox(bench.backend, spec) as sandbox:
-            watch = Watch(sandbox, follower, server, plan.budget, on_progress, cancel)
+    with open_feed(bench, folder, seed=plan.seed, budget=plan.budget, clock=plan.clock) as feed:
+        with open_sandbox(bench.backend, training_spec(bench, workspace, feed)) as sandbox:
+            watch = Watch(sandbox, follower, feed, plan.overtime_s, on_progress, cancel)
             result = run_watched(bench, plan, sandbox, watch, log_path, use or Use())
-            workspace_inside = sandbox.path_of("/workspace")
-        tokens = server.served
+            trained_s, inside = feed.trained_s, sandbox.path_of(WORKSPACE)
+        tokens = feed.tokens
     with suppress(BadOutput):  # whoever looks for the checkpoint says so
         open_up(workspace)
     follower.finish()
-    failure, digest = judge(bench, workspace, result, folder, workspace_inside)
-    checkpoint = None if failure else folder / "checkpoint"
-    return Training(failure, checkpoint, digest, tokens, result.cpu_s, result.duration_s, tuple(follower.points))
+    if watch.late_s is not None and result.exit_code != 0:
+        failure, digest = went_on(result, plan, watch.late_s), ""
+    else:
+        failure, digest = judge(bench, workspace, result, folder, inside)
+    return Training(
+        failure=failure,
+        checkpoint=None if failure else folder / "checkpoint",
+        checkpoint_sha256=digest,
+        tokens=tokens,
+        cpu_s=result.cpu_s,
+        wall_s=result.duration_s,
+        curve=tuple(follower.points),
+        trained_s=trained_s,
+    )
 
 
-def training_spec(bench: Bench, workspace: Path, socket: Path) -> SandboxSpec:
-    """The sandbox of a training run: the repository, the launcher and the token stream, nothing else of ours."""
-    binds = (Bind(bench.launcher, LAUNCHER), Bind(socket, SOCKET))
+def went_on(result: ExecResult, plan: TrainingPlan, late_s: float) -> Failure:
+    """The run was ended because it did not end by itself when its seconds were used up."""
+    reason = (
+        f"went on {late_s:.0f} s after its budget of {plan.budget} s "
+        f"({plan.overtime_s:.0f} s are for saving and ending)"
+    )
+    return Failure(FailureClass.TIMEOUT, reason, log=log_tail(result.output))
+
+
+def training_spec(bench: Bench, workspace: Path, feed: Feed) -> SandboxSpec:
+    """The sandbox of a training run: the repository, the launcher and the data, nothing else of ours."""
+    binds = (Bind(bench.launcher, LAUNCHER), feed.bind)
     return bench.sandbox_spec(workspace, binds=binds, name="train", gpus=True)
 
 
-def training_environment(sandbox: Sandbox, plan: TrainingPlan) -> Mapping[str, str]:
-    """What a training program is told."""
-    return {"XAR_DATA": sandbox.path_of(SOCKET), "XAR_BUDGET": str(plan.budget), "XAR_SEED": str(plan.seed)}
-
-
-def training_command(bench: Bench, sandbox: Sandbox) -> list[str]:
-    """The environment's train command under the host's launcher."""
-    return [bench.python, "-P", sandbox.path_of(LAUNCHER), *bench.env.file.train]
+def plan_in(sandbox: Sandbox, bench: Bench, plan: TrainingPlan) -> JobPlan:
+    """How this run's program is started in this sandbox."""
+    return job_plan(
+        bench.env,
+        bench.preset_name,
+        seed=plan.seed,
+        budget=plan.budget,
+        wall_s=plan.wall_s,
+        python=bench.python,
+        place=sandbox.path_of,
+    )
 
 
 def run_watched(
@@ -139,12 +180,13 @@ def run_watched(
     Raises:
         Interrupted: it was cancelled.
     """
+    job = plan_in(sandbox, bench, plan)
     watch.start()
     try:
         result = sandbox.exec(
-            training_command(bench, sandbox),
-            env=training_environment(sandbox, plan),
-            timeout_s=plan.wall_s,
+            job.command,
+            env=job.environment,
+            timeout_s=job.wall_s,
             cpu_s=plan.cpu_cap_s,
             max_bytes=OUTPUT_BYTES,
             log_path=log_path,
@@ -155,69 +197,6 @@ def run_watched(
     if watch.cancelled:
         raise Interrupted("cancelled during training")
     return result
-
-
-class Watch:
-    """The thread beside a training run."""
-
-    def __init__(
-        self,
-        sandbox: Sandbox,
-        follower: CurveFollower,
-        server: TokenServer,
-        budget: int,
-        on_progress: Callable[[Progress], None] | None,
-        cancel: threading.Event | None,
-    ) -> None:
-        self._sandbox = sandbox
-        self._follower = follower
-        self._server = server
-        self._budget = budget
-        self._on_progress = on_progress
-        self._cancel = cancel
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watch-training", daemon=True)
-        self._begun = time.monotonic()
-        self._error: BaseException | None = None
-        self.cancelled = False
-
-    def start(self) -> None:
-        """Begin to watch."""
-        self._begun = time.monotonic()
-        self._thread.start()
-
-    def stop(self) -> None:
-        """The run has ended.
-
-        Raises:
-            StoreError: the curve could not be written, and the run was killed. What ``on_progress`` raised is the same.
-        """
-        self._done.set()
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def _watch(self) -> None:
-        try:
-            self._follow()
-        except BaseException as error:  # it belongs to whoever waits for the run
-            self._error = error
-            self._sandbox.kill_all()
-
-    def _follow(self) -> None:
-        while not self._done.wait(FOLLOW_S):
-            if self._cancel and self._cancel.is_set():
-                # Again each round: the command may not have begun when the request came.
-                self.cancelled = True
-                self._sandbox.kill_all()
-            elif (point := self._follower.poll()) and self._on_progress:
-                self._on_progress(self._progress(point))
-
-    def _progress(self, point: CurvePoint) -> Progress:
-        tokens = self._server.served
-        spent_s = time.monotonic() - self._begun
-        eta_s = spent_s * (self._budget - tokens) / tokens if tokens else None
-        return Progress(tokens, self._budget, point.step, point.loss, eta_s)
 
 
 def changed_files(bench: Bench, workspace: Path) -> Failure | None:
@@ -240,7 +219,8 @@ def judge(bench: Bench, workspace: Path, result: ExecResult, folder: Path, insid
     if failure := changed_files(bench, workspace):
         return failure, ""
     try:
-        return None, collect_checkpoint(workspace, folder / "checkpoint")
+        max_bytes = checkpoint_mib(bench.preset) << 20
+        return None, collect_checkpoint(workspace, folder / "checkpoint", max_bytes=max_bytes)
     except BadOutput as error:
         blame_full_disk(folder, "training")
         return Failure(FailureClass.CONTRACT, str(error), log=result.output[-8192:]), ""

@@ -127,6 +127,10 @@ class Evaluation:
     machine: str
     worker_cpu_s: float = 0.0
     """CPU seconds of the costliest worker that scored it; what is beyond the allowance is in ``compute_ratio``."""
+    corpus: str = ""
+    """Name of the data that it was trained and scored on; empty in records of releases that did not keep it."""
+    flags: tuple[str, ...] = ()
+    """What a person should look at before believing it; changes neither score nor validity (jobs/plausibility.py)."""
 
 
 @dataclass(frozen=True, slots=True)

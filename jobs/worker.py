@@ -10,20 +10,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xar_agent.errors import EvaluationError, Interrupted, PatchRefused, SandboxError
-from xar_agent.jobs.baseline import machine_id
+from xar_agent.jobs.baseline import baseline_for
 from xar_agent.jobs.bench import Bench
-from xar_agent.jobs.charge import charged_cpu_s, with_compute_check, worker_limit_s
+from xar_agent.jobs.charge import compute_ratio, with_compute_check, worker_limit_s
+from xar_agent.jobs.checks import with_host_checks
 from xar_agent.jobs.evaluation import Measurement, evaluate
+from xar_agent.jobs.feed import Clock
+from xar_agent.jobs.plausibility import Seen, flags_of
 from xar_agent.jobs.probe import CpuReference, cpu_reference
 from xar_agent.jobs.records import load
-from xar_agent.jobs.relay import PATIENCE
-from xar_agent.jobs.training import Progress, Training, TrainingPlan, Use, train
+from xar_agent.jobs.relay import patience_of
+from xar_agent.jobs.training import Training, TrainingPlan, Use, train
 from xar_agent.jobs.types import Evaluation, Failure, FailureClass, JobSpec, JobState
+from xar_agent.jobs.watch import Progress
 from xar_agent.store import store_errors, to_json, write_json
 
 RESULT = "evaluation.json"
 LOG = "stdout.log"
 CURVE = "metrics.jsonl"
+STAGES_OF_SCORING: tuple[Literal["training_done", "evaluating"], ...] = ("training_done", "evaluating")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +39,11 @@ class JobEvent:
     job_id: str
     seed: int
     tokens: int = 0
-    """Served by the host so far."""
+    """Served by the host so far; 0 where the data is a folder."""
+    used: float = 0.0
+    """Of the budget, in units of the clock."""
     budget: int = 0
+    clock: Clock = "tokens"
     loss: float | None = None
     """The candidate's own word."""
     step: int = 0
@@ -127,9 +135,10 @@ def measure(
     if bench.add_patch(spec.patch) != spec.tree:
         raise PatchRefused("the patch does not give the tree that was tested")
     budget = bench.preset.budget
-    reporter.say("started", budget=budget)
+    clock = bench.preset.clock
+    reporter.say("started", budget=budget, clock=clock)
     reference = cpu_reference(bench, spec.seed, cancel=cancel)
-    plan = TrainingPlan(spec.tree, spec.seed, budget, bench.preset.wall_s, reference.cap_s)
+    plan = TrainingPlan.of(bench, spec.tree, spec.seed, cpu_cap_s=reference.limit_s)
     (job_dir / CURVE).unlink(missing_ok=True)
     training = train(
         bench,
@@ -143,8 +152,9 @@ def measure(
     )
     if training.failure or training.checkpoint is None:
         return JobOutcome(state_of(training.failure), training.failure, None)
-    reporter.say("training_done", tokens=training.tokens, budget=budget)
-    reporter.say("evaluating", tokens=training.tokens, budget=budget)
+    used = training.trained_s if clock == "seconds" else training.tokens
+    for stage in STAGES_OF_SCORING:
+        reporter.say(stage, tokens=training.tokens, used=used, budget=budget, clock=clock)
     found = score_checkpoint(bench, spec, training, training.checkpoint, folder / "evaluate", reference, cancel)
     evaluation = evaluation_of(bench, spec, training, found, reference)
     write_result(job_dir, attempt, evaluation, found)
@@ -160,10 +170,19 @@ def score_checkpoint(
     reference: CpuReference,
     cancel: threading.Event | None,
 ) -> Measurement:
-    """What the evaluator finds, with what the candidate's workers computed held against the cap."""
-    patience = replace(PATIENCE, cpu_s=worker_limit_s(reference, training.cpu_s))
-    found = evaluate(bench, spec.tree, checkpoint, folder, split=spec.split, patience=patience, cancel=cancel)
-    return with_compute_check(found, reference, training.cpu_s)
+    """What the evaluator finds, and what the host has to say about compute, budget, files and patch."""
+    patience = replace(patience_of(bench.preset), cpu_s=worker_limit_s(reference, training.cpu_s))
+    found = evaluate(
+        bench,
+        spec.tree,
+        checkpoint,
+        folder,
+        split=spec.split,
+        training=training,
+        patience=patience,
+        cancel=cancel,
+    )
+    return with_host_checks(with_compute_check(found, reference, training.cpu_s), bench, spec.patch, training)
 
 
 def state_of(failure: Failure | None) -> JobState:
@@ -180,7 +199,7 @@ def evaluation_of(
     bench: Bench, spec: JobSpec, training: Training, found: Measurement, reference: CpuReference
 ) -> Evaluation:
     """Everything about the result that scoring and a reader need."""
-    return Evaluation(
+    evaluation = Evaluation(
         metric=bench.env.metric,
         value=found.value,
         direction=bench.env.direction,
@@ -188,7 +207,7 @@ def evaluation_of(
         reasons=tuple(f"{c.name}: {c.reason}" for c in found.checks if not c.passed),
         checks=found.checks,
         seed=spec.seed,
-        compute_ratio=charged_cpu_s(reference, training.cpu_s, found.worker_cpu_s) / reference.baseline_cpu_s,
+        compute_ratio=compute_ratio(bench.preset, reference, training, found.worker_cpu_s),
         train_cpu_s=training.cpu_s,
         train_wall_s=training.wall_s,
         tokens=training.tokens,
@@ -197,8 +216,13 @@ def evaluation_of(
         env_version=bench.env.version,
         evaluator_version=bench.env.evaluator_version,
         data_sha256=bench.data.sha256,
-        machine=machine_id(bench.runtime),
+        machine=bench.machine,
         worker_cpu_s=found.worker_cpu_s,
+        corpus=bench.data.corpus,
+    )
+    baseline = baseline_for(bench.env, bench.preset_name, spec.split, bench.runtime)
+    return replace(
+        evaluation, flags=flags_of(evaluation, Seen(bench.preset, baseline, training.curve, training.trained_s))
     )
 
 

@@ -207,6 +207,7 @@ def candidate_json(candidate: Candidate, run_dir: Path) -> dict[str, Any]:
         "score": {"mean": found.mean, "lo": found.lo, "hi": found.hi, "n": found.n} if found else None,
         "verdict": found.verdict if found else "none",
         "fidelity": candidate.fidelity,
+        "flags": list(dict.fromkeys(flag for evaluation in candidate.evaluations for flag in evaluation.flags)),
         "same_as": candidate.same_as or None,
         "patch_path": str(run_dir / made.patch_path) if made else None,
         "cost_usd": candidate.cost_usd,

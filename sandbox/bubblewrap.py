@@ -165,7 +165,8 @@ class BubblewrapSandbox(LocalSandbox):
 
     def _filesystem(self, support: Path) -> list[str]:
         spec = self.spec
-        words = [*visible.system(support, network=spec.network), "--bind", str(support / "tmp"), "/tmp"]
+        words = visible.system(support, network=spec.network, n_gpus=len(spec.gpus))
+        words += ["--bind", str(support / "tmp"), "/tmp"]
         words += visible.interpreter()
         workspace = Bind(spec.workspace.absolute(), WORKSPACE, spec.workspace_writable)
         for bind in sorted((workspace, *spec.binds), key=lambda bind: bind.target):
@@ -177,7 +178,7 @@ class BubblewrapSandbox(LocalSandbox):
         """The leased devices and no others; a program that looks for more finds no node."""
         if not self.spec.gpus:
             return []
-        words: list[str] = []
+        words = visible.pci_tree() if len(self.spec.gpus) > 1 else []
         for source, target in self._gpus.binds(self.spec.gpus, open_to_all=self.owner is not None):
             words += ["--dev-bind-try", str(source), str(target)]
         for place in driver_folders():

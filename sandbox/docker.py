@@ -196,7 +196,7 @@ class DockerSandbox(HostSandbox):
             "memswap_limit": memory,
             "pids_limit": processes,
             "nano_cpus": None if limits.cpus is None else int(min(limits.cpus, os.cpu_count() or 1) * 1e9),
-            "shm_size": visible.SHM_BYTES,
+            "shm_size": visible.shm_bytes(len(self.spec.gpus)),
             "ulimits": [Ulimit(name=name, soft=at, hard=at) for name, at in ulimits.items() if at is not None],
             "log_config": LogConfig(type="none"),
             "device_requests": [DeviceRequest(device_ids=list(self.spec.gpus), capabilities=[["gpu"]])]

@@ -7,11 +7,12 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 
 SHM_BYTES = 512 << 20
+"""Size of /dev/shm; with several GPUs each of them adds as much, since their processes talk through it."""
 TOP_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 ETC_FILES = ("ld.so.cache", "alternatives", "localtime", "magic", "mime.types")
 ETC_NETWORK = ("resolv.conf", "ssl", "ca-certificates", "services", "protocols", "gai.conf")
 MADE_FILES = {
-    "hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 }
 
@@ -30,7 +31,20 @@ def write_accounts(support: Path, uid: int, gid: int) -> None:
         (folder / name).chmod(0o644)
 
 
-def system(support: Path, *, network: bool) -> list[str]:
+def shm_bytes(n_gpus: int) -> int:
+    """Size of /dev/shm for so many GPUs."""
+    return SHM_BYTES * max(1, n_gpus)
+
+
+def pci_tree() -> list[str]:
+    """Arguments that show how PCI devices are connected: NCCL plans by it."""
+    words: list[str] = []
+    for path in ("/sys/bus/pci", "/sys/class/pci_bus", *sorted(map(str, Path("/sys/devices").glob("pci*")))):
+        words += [*parents(path), "--ro-bind-try", path, path]
+    return words
+
+
+def system(support: Path, *, network: bool, n_gpus: int = 0) -> list[str]:
     """Arguments for the read-only system, /proc, /dev and the made-up /etc."""
     words = ["--ro-bind", "/usr", "/usr"]
     for name in TOP_FOLDERS:
@@ -45,7 +59,7 @@ def system(support: Path, *, network: bool) -> list[str]:
     for name in ("passwd", "group", *MADE_FILES):
         words += ["--ro-bind", str(support / "etc" / name), f"/etc/{name}"]
     words += ["--proc", "/proc", "--dev", "/dev"]
-    words += ["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm"]
+    words += ["--perms", "1777", "--size", str(shm_bytes(n_gpus)), "--tmpfs", "/dev/shm"]
     return [*words, *parents("/sys/devices/system/cpu"), "--ro-bind-try", *["/sys/devices/system/cpu"] * 2]
 
 

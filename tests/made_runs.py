@@ -65,6 +65,7 @@ class Made:
     cost_usd: float | None = 0.01
     refused: str = ""
     """Why the evaluation does not count."""
+    flags: tuple[str, ...] = ()
     open: bool = False
     direction: Literal["min", "max"] = "min"
 
@@ -118,8 +119,22 @@ def add_job(store: RunStore, name: str, tree: str, seed: int, value: float, made
         job_id,
         1,
         Evaluation(
-            "val_loss", value, made.direction, not reasons, reasons, (), seed, 1.0, 36.0, 40.0, 10, tree, *versions
-        ),
+            "val_loss",
+            value,
+            made.direction,
+            not reasons,
+            reasons,
+            (),
+            seed,
+            1.0,
+            36.0,
+            40.0,
+            10,
+            tree,
+            *versions,
+            corpus="plays",
+            flags=made.flags,
+        ),  # fmt: skip
         job_id,
     )
 

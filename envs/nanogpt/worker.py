@@ -1,7 +1,13 @@
-"""Serve the candidate's model over a pipe: frames of token ids in, frames of logits out.
+"""Serve the candidate's model over a pipe: frames of token ids in, frames of logits or losses out.
 
-Runs untrusted code and has no labels. A frame is one JSON line with "nbytes", then that many bytes. The candidate's
-code never sees the pipe's descriptors 0 and 1: what it prints goes to stderr.
+Runs untrusted code; nothing that it says is believed. A frame is one JSON line with "nbytes", then that many bytes. The
+candidate's code never sees the pipe's descriptors 0 and 1: what it prints goes to stderr. Where CUDA shows a GPU, the
+model is called with ids on it.
+
+- op "forward", ids (B, T): logits (B, T, V); with "last" only those of the last position, (B, 1, V). With "reply"
+  "float16" they are log-probabilities, the same distribution in half the bytes.
+- op "losses", ids (B, T + 1): the loss of each token after the first, (B, T), for vocabularies whose logits are too
+  many for a pipe. The evaluator audits these from prefixes.
 """
 
 import importlib
@@ -18,6 +24,8 @@ import torch
 
 CHECKPOINT = Path("out/checkpoint.pt")
 MESSAGE_CHARACTERS = 2000  # a frame's header stays far below 64 KiB
+LEAST_LOG_PROBABILITY = -60_000.0  # float16 ends at 65,504
+CHUNK_LOGITS = 1 << 26  # reduced at a time, in float32: 256 MiB
 
 Model = Callable[[torch.Tensor], torch.Tensor]
 
@@ -62,13 +70,38 @@ def load_model() -> Model:
     return loaded
 
 
+def read_ids(header: dict[str, Any], payload: bytes) -> torch.Tensor:
+    """The ids of a frame, where the model wants them."""
+    ids = torch.from_numpy(np.frombuffer(payload, dtype="<i8").reshape(header["shape"]).copy())
+    return ids.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def forward(f: Model, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-    """Logits for one frame of ids, as float32 whatever the model computes in."""
-    idx = torch.from_numpy(np.frombuffer(payload, dtype="<i8").reshape(header["shape"]).copy())
+    """Logits for one frame of ids, as float32 whatever the model computes in, or as float16 log-probabilities."""
     with torch.no_grad():
-        logits = f(idx)
-    array = logits.detach().to("cpu", torch.float32).contiguous().numpy()
-    return {"op": "logits", "shape": list(array.shape), "dtype": "float32"}, array.tobytes()
+        logits = f(read_ids(header, payload)).detach()
+        logits = logits[:, -1:].float() if header.get("last") else logits.float()
+        if header.get("reply") == "float16":
+            logits = torch.log_softmax(logits, -1).clamp_min(LEAST_LOG_PROBABILITY).half()
+    array = logits.cpu().contiguous().numpy()
+    return {"op": "logits", "shape": list(array.shape), "dtype": str(array.dtype)}, array.tobytes()
+
+
+def reduce(f: Model, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+    """Losses in nats for one frame of rows: (B, T + 1) ids to (B, T) float32, a few positions at a time."""
+    rows = read_ids(header, payload)
+    with torch.no_grad():
+        logits = f(rows[:, :-1]).flatten(0, 1)  # (B * T, V)
+        targets = rows[:, 1:].flatten()
+        if len(logits) != len(targets):
+            raise ValueError(f"{len(logits)} rows of logits for {len(targets)} tokens")
+        step = max(1, CHUNK_LOGITS // logits.shape[-1])
+        losses = [
+            torch.nn.functional.cross_entropy(logits[i : i + step].float(), targets[i : i + step], reduction="none")
+            for i in range(0, len(targets), step)
+        ]
+    array = torch.cat(losses).view(len(rows), -1).cpu().numpy()
+    return {"op": "losses", "shape": list(array.shape), "dtype": "float32"}, array.tobytes()
 
 
 def serve(f: Model, reader: BinaryIO, writer: BinaryIO) -> None:
@@ -77,11 +110,12 @@ def serve(f: Model, reader: BinaryIO, writer: BinaryIO) -> None:
         header = json.loads(line)
         payload = reader.read(header["nbytes"])
         try:
-            reply, logits = forward(f, header, payload)
+            work = reduce if header["op"] == "losses" else forward
+            reply, numbers = work(f, header, payload)
         except Exception as error:  # the candidate's code may raise anything; the evaluator reports it
             traceback.print_exc()  # the host finds the candidate's line in it
-            reply, logits = {"op": "error", "message": describe(error)}, b""
-        send(writer, reply, logits)
+            reply, numbers = {"op": "error", "message": describe(error)}, b""
+        send(writer, reply, numbers)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ ENVIRONMENT = {
     "XAR_CACHE": "cache_dir",
     "XAR_SANDBOX": "sandbox",
     "XAR_IMAGE": "image",
+    "XAR_DATA_SOURCE": "data",
 }
 """Environment variable -> key. An empty value counts as not set."""
 
@@ -52,6 +53,11 @@ class Settings(BaseModel):
     """Container image of the Docker sandbox, such as ``my-lab/train:2``; the other sandboxes run this machine's Python.
 
     None: ``xar-agent:gpu`` where the preset wants GPUs, else ``xar-agent:cpu``; Dockerfile.gpu makes both.
+    """
+    data: str | None = None
+    """Raw material of the data set: a file, a folder, or ``hub:OWNER/DATASET``.
+
+    None: what the environment downloads by itself. docs/data.md says what each environment takes.
     """
     seeds: int = Field(1, ge=1, le=100)
     """How many training seeds each patch gets."""
@@ -82,6 +88,12 @@ class Settings(BaseModel):
         """Home expanded and made absolute, so that a later ``cd`` changes nothing."""
         return path.expanduser().absolute()
 
+    @field_validator("data")
+    @classmethod
+    def absolute_unless_remote(cls, source: str | None) -> str | None:
+        """A path as ``absolute`` makes it; the name of a data set on a hub as it is."""
+        return source if source is None or source.startswith("hub:") else str(cls.absolute(Path(source)))
+
     @field_validator("image")
     @classmethod
     def image_reference(cls, value: str | None) -> str | None:
@@ -90,7 +102,7 @@ class Settings(BaseModel):
             raise ValueError("is not the name of an image, such as xar-agent:cpu or registry.lab/train@sha256:...")
         return value
 
-    @field_validator("model", "api_base", "image")
+    @field_validator("model", "api_base", "image", "data")
     @classmethod
     def without_secrets(cls, value: str | None) -> str | None:
         """They are written into run.json; a key inside a name or URL would be stored with them."""

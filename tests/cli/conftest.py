@@ -88,6 +88,7 @@ def xar(tmp_path: Path, isolated: Path) -> Xar:
 JSON_KEYS = {
     "run_dir", "idea_id", "outcome", "exit_reason", "patch_path", "trajectory_path", "smoke", "job", "evaluation",
     "baseline", "verdict", "fidelity", "steps", "tokens", "cost_usd", "model", "sandbox", "duration_s",
+    "quarantined", "flags", "card_path",
 }  # fmt: skip
 """What ``implement --json`` and ``evaluate --json`` print."""
 

@@ -136,6 +136,47 @@ def test_logits_that_mean_nothing_fail_the_check_that_names_it(
     assert result["metric"] is None
 
 
+REDUCED = {**SETTINGS, "reduce": "worker", "batch_rows": 32}
+
+
+def test_losses_taken_by_the_worker_are_those_taken_from_its_logits(corpus: Path, trained: Path) -> None:
+    result = evaluate("nanogpt", trained, corpus / "val", REDUCED, rows=64)
+    assert failed_checks(result) == set()
+    logits = evaluate("nanogpt", trained, corpus / "val", SETTINGS, rows=64)
+    assert result["metric"] == pytest.approx(logits["metric"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "forgery",
+    [
+        pytest.param("F.cross_entropy = lambda logits, y, **k: honest(logits, y, **k) * 0.9", id="smaller losses"),
+        pytest.param("F.cross_entropy = lambda logits, y, **k: last_free(honest(logits, y, **k))", id="last position"),
+    ],
+)
+def test_losses_that_the_worker_makes_up_fail_the_prefix_audit(
+    forgery: str, corpus: Path, trained: Path, tmp_path: Path
+) -> None:
+    patch = f"""honest = F.cross_entropy
+    def last_free(losses):
+        losses[63::64] = 0.0
+        return losses
+    {forgery}
+    return model.eval()"""
+    workspace = with_edit(trained, tmp_path, "return model.eval()", patch)
+    assert failed_checks(evaluate("nanogpt", workspace, corpus / "val", REDUCED, rows=64)) == {"prefix_audit"}
+
+
+@pytest.mark.parametrize(("target", "metric", "failed"), [(6.5, 1.5, set()), (0.1, None, {"target"})])
+def test_minutes_count_where_the_target_is_reached(
+    target: float, metric: float | None, failed: set[str], corpus: Path, trained: Path
+) -> None:
+    asked = {**SETTINGS, "target_loss": target}
+    result = evaluate("nanogpt", trained, corpus / "val", asked, rows=8, training={"tokens": 9, "seconds": 90.0})
+    assert result["metric"] == metric
+    assert failed_checks(result) == failed
+    assert result["metrics"]["inverse_loss"] == pytest.approx(1 / result["metrics"]["val_loss"])
+
+
 def archive_of(texts: dict[str, str], path: Path) -> Path:
     """A source archive with these files."""
     with tarfile.open(path, "w:gz") as tar:

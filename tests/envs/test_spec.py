@@ -133,3 +133,27 @@ def test_a_shipped_baseline_of_other_files_does_not_count(toy: Path) -> None:
     assert env.shipped_baseline("default") is None
     path.unlink()
     assert env.shipped_baseline("default") is None
+
+
+def test_a_preset_has_its_own_metric_contract_and_data_program() -> None:
+    env = load_env("nanogpt")
+    fast = env.at("speedrun")
+    assert (fast.metric, fast.direction) == ("minutes_to_target", "min")
+    assert "V = 50304" in fast.file.contract
+    assert "3.28" in fast.file.contract
+    assert env.at("cpu").metric == env.metric == "val_loss"
+    assert "V = 1024" in env.at("cpu").file.contract
+    for preset in env.file.preset:
+        assert "{" not in env.at(preset).file.contract
+        assert env.prepare_program(preset).is_file()
+
+
+def test_another_data_program_concerns_the_scores_of_its_preset_only(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(load_env("nanogpt").folder, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    before = EnvSpec(folder)
+    rewrite(folder / "prepare_tokens.py", "import", "# other\nimport")
+    after = EnvSpec(folder)
+    assert after.at("cpu").evaluator_version == before.at("cpu").evaluator_version == before.evaluator_version
+    assert after.at("full").evaluator_version != before.at("full").evaluator_version
+    assert after.version == before.version

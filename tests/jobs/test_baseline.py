@@ -10,8 +10,9 @@ import pytest
 
 from xar_agent.envs.spec import Baseline, EnvSpec, load_env
 from xar_agent.errors import EvaluationError, Interrupted, UserError
-from xar_agent.jobs.baseline import CalibrationProgress, baseline_for, baseline_path, calibrate, machine_id, seeds_at
+from xar_agent.jobs.baseline import CalibrationProgress, baseline_for, baseline_path, calibrate, seeds_at
 from xar_agent.jobs.bench import Bench
+from xar_agent.jobs.machine import machine_id
 from xar_agent.store import read_lines
 
 pytestmark = pytest.mark.parametrize("backend", ["process"], indirect=True)

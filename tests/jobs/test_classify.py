@@ -127,3 +127,42 @@ def test_output_of_any_kind_is_survived() -> None:
         '  File "/workspace/../etc/x.py", line 1\nE: x',
     ):
         assert classify(output, DONE, TOY).reason
+
+
+TORCHRUN = """\
+[W1123 16:23:13.502015304 socket.cpp:207] [c10d] The hostname of the client socket cannot be retrieved. err=-3
+Traceback (most recent call last):
+  File "/xar/launch.py", line 38, in <module>
+    runpy.run_path(sys.argv[0], run_name="__main__")
+  File "/workspace/train.py", line 8, in <module>
+    x = a @ b
+RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)
+[rank 0] failed afterwards: RuntimeError: Connection closed by peer
+"""
+REPORT = """\
+W1123 16:23:16.893000 3 torch/distributed/elastic/multiprocessing/api.py:1028] Sending process 7 closing signal SIGTERM
+E1123 16:23:16.927000 3 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: {code}) local_rank: 1
+Traceback (most recent call last):
+  File "/lib/torch/distributed/run.py", line 1032, in <module>
+    main()
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError: 
+============================================================
+  exitcode  : {code} (pid: 8)
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "kind", "reason", "line"),
+    [
+        (TORCHRUN, 1, "SHAPE", "RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)", 8),
+        (TORCHRUN, -9, "CODE", "ended by signal 9", None),
+        ("step 1\n", -11, "CODE", "ended by signal 11", None),
+        ("step 1\nno such setting\n", 3, "CODE", "exit code 3: no such setting", None),
+    ],
+)
+def test_of_several_copies_the_first_failure_counts_and_not_torchruns_own(
+    said: str, code: int, kind: str, reason: str, line: int | None
+) -> None:
+    failure = classify(said + REPORT.format(code=code), DONE, TOY)
+    assert (failure.kind, failure.reason, failure.line) == (kind, reason, line)
+    assert "ChildFailedError" not in failure.log

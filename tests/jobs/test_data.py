@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import pytest
 
 from xar_agent.envs.spec import EnvSpec
 from xar_agent.errors import DataUnavailable
-from xar_agent.jobs.data import PrepareProgress, prepare_data
+from xar_agent.jobs.data import PrepareProgress, find_data, prepare_data
+from xar_agent.jobs.intact import verify
 
 
 def test_it_is_prepared_once_with_progress_and_then_found(toy_copy: Path, cache_dir: Path) -> None:
@@ -73,8 +75,117 @@ def test_the_program_does_not_see_keys(toy_copy: Path, planted_key: str, tmp_pat
 
 def test_the_source_is_handed_on(toy_copy: Path, tmp_path: Path) -> None:
     (toy_copy / "prepare.py").write_text("import sys; sys.exit(' '.join(sys.argv[2:]))")
-    with pytest.raises(DataUnavailable, match="--source /some/file"):
-        prepare_data(EnvSpec(toy_copy), source=Path("/some/file"))
+    (tmp_path / "mine.bin").write_bytes(b"12")
+    with pytest.raises(DataUnavailable, match=f"--source {tmp_path / 'mine.bin'}$") as caught:
+        prepare_data(EnvSpec(toy_copy), source=str(tmp_path / "mine.bin"))
+    assert "--data" in (caught.value.hint or "")
+    with pytest.raises(DataUnavailable, match="--source hub:someone/corpus$"):
+        prepare_data(EnvSpec(toy_copy), source="hub:someone/corpus")
+
+
+def test_a_source_that_is_not_there_is_said_before_anything_runs(toy_copy: Path, tmp_path: Path) -> None:
+    (toy_copy / "prepare.py").write_text("raise SystemExit('it ran')")
+    (tmp_path / "empty").mkdir()
+    for missing in (tmp_path / "nowhere.bin", tmp_path / "empty"):
+        with pytest.raises(DataUnavailable, match=f"no data in .*{missing.name}"):
+            prepare_data(EnvSpec(toy_copy), source=str(missing))
+
+
+TAKES_A_SOURCE = """
+import sys
+from pathlib import Path
+sys.argv[2:], source = [], Path(sys.argv[3])
+exec(Path(__file__).with_name("whole.py").read_text())
+"""
+
+
+def test_another_source_or_a_changed_one_has_a_folder_of_its_own(toy_copy: Path, tmp_path: Path) -> None:
+    (toy_copy / "prepare.py").rename(toy_copy / "whole.py")
+    (toy_copy / "prepare.py").write_text(TAKES_A_SOURCE)
+    env, folders = EnvSpec(toy_copy), set()
+    for name, content in (("a", b"12"), ("b", b"12"), ("b", b"123")):
+        (tmp_path / name).write_bytes(content)
+        data = prepare_data(env, source=str(tmp_path / name))
+        assert find_data(env, source=str(tmp_path / name)) == data
+        folders.add(data.folder)
+    assert len(folders) == 3
+    assert find_data(env) is None
+
+
+def test_a_preset_may_have_a_program_of_its_own(toy_copy: Path) -> None:
+    (toy_copy / "other.py").write_text((toy_copy / "prepare.py").read_text() + "\n# other\n")
+    settings = (toy_copy / "env.toml").read_text()
+    larger = settings.replace("[preset.default", "[preset.larger").split("[preset.larger]", 1)[1]
+    (toy_copy / "env.toml").write_text(f'{settings}\n[preset.larger]\nprepare = "other.py"\n{larger}')
+    env = EnvSpec(toy_copy)
+    assert prepare_data(env, "default") == prepare_data(env)
+    assert prepare_data(env, "larger").folder != prepare_data(env).folder
+
+
+def test_the_corpus_is_what_the_recipe_says_else_the_environment(toy_copy: Path) -> None:
+    assert prepare_data(EnvSpec(toy_copy)).corpus == "toy"
+    program = toy_copy / "prepare.py"
+    program.write_text(program.read_text().replace('{"version"', '{"corpus": "some text\\n 1.0", "version"'))
+    assert prepare_data(EnvSpec(toy_copy)).corpus == "some text 1.0"
+
+
+def test_looking_for_a_data_set_prepares_and_writes_nothing(toy_copy: Path, cache_dir: Path) -> None:
+    env = EnvSpec(toy_copy)
+    assert find_data(env) is None
+    assert not cache_dir.exists() or not list(cache_dir.rglob("*"))
+    data = prepare_data(env)
+    assert find_data(env) == data
+    assert data.n_tokens("train") == len(data.train_tokens())
+    (data.split("val") / "val.bin").unlink()
+    assert find_data(env) is None
+
+
+LARGE = """
+import hashlib, json, os, sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+for name in ("train", "val", "hidden", "smoke"):
+    (folder / name).mkdir(parents=True, exist_ok=True)
+with (folder / "train" / "train.bin").open("wb") as file:
+    file.truncate(40 << 20)
+os.link(folder / "train" / "train.bin", folder.parent / "users.bin")
+(folder.parent / "users.bin").chmod(0o600)
+(folder / "val" / "val.bin").write_bytes(b"12")
+names = ["train/train.bin", "val/val.bin"]
+digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+(folder / "MANIFEST.json").write_text(json.dumps(digests))
+"""
+
+
+def test_a_large_file_is_read_through_once_and_again_when_it_may_have_changed(toy_copy: Path) -> None:
+    (toy_copy / "prepare.py").write_text(LARGE)
+    heard: list[PrepareProgress] = []
+    data = prepare_data(EnvSpec(toy_copy), on_progress=heard.append)
+    assert heard[-1] == PrepareProgress("verify", 40 << 20, 40 << 20)
+    assert prepare_data(EnvSpec(toy_copy), on_progress=lambda _: pytest.fail("read again")) == data
+    large = data.folder / "train" / "train.bin"
+    with large.open("r+b") as file:
+        file.write(b"x")
+    os.utime(large, ns=(0, 0))  # its date can be forged, the time of that cannot
+    assert verify(data.folder) is None
+    with large.open("r+b") as file:
+        file.write(b"\0")
+    heard.clear()
+    assert prepare_data(EnvSpec(toy_copy), on_progress=heard.append) == data
+    assert {p.stage for p in heard} == {"verify"}
+
+
+def test_who_may_read_a_users_own_file_is_left_as_it_was(toy_copy: Path) -> None:
+    (toy_copy / "prepare.py").write_text(LARGE)
+    data = prepare_data(EnvSpec(toy_copy))
+    assert (data.folder.parent / "users.bin").stat().st_mode & 0o777 == 0o600
+    assert (data.split("val") / "val.bin").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_set_with_a_piece_of_training_text_for_smoke_tests_shows_them_that(toy_copy: Path) -> None:
+    (toy_copy / "prepare.py").write_text(LARGE)
+    data = prepare_data(EnvSpec(toy_copy))
+    assert data.split("smoke") == data.folder / "smoke"
 
 
 STUBBORN = """

@@ -6,18 +6,16 @@ import json
 import socket
 import time
 from array import array
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from xar_agent.errors import DataUnavailable
-from xar_agent.jobs.stream import MAX_CONNECTIONS, TokenLanes, TokenServer, read_tokens
+from xar_agent.jobs.stream import MAX_ANSWER_TOKENS, MAX_CONNECTIONS, TokenServer
+from xar_agent.jobs.tokens import read_tokens
 
 N_TOKENS = 20_000
 TOKENS = array("H", range(N_TOKENS))
@@ -55,8 +53,10 @@ class Client:
 
 
 @contextmanager
-def served(budget: int = 1000, seed: int = 0, folder: Path | None = None) -> Iterator[tuple[TokenServer, Client]]:
-    with TokenServer(TOKENS, budget=budget, seed=seed, folder=folder) as server:
+def served(
+    budget: int = 1000, seed: int = 0, folder: Path | None = None, clock: Literal["tokens", "seconds"] = "tokens"
+) -> Iterator[tuple[TokenServer, Client]]:
+    with TokenServer(TOKENS, budget=budget, seed=seed, folder=folder, clock=clock) as server:
         client = Client(server.path)
         try:
             yield server, client
@@ -89,18 +89,6 @@ def test_a_request_is_answered_as_the_contract_says() -> None:
         assert [len(row) for row in rows] == [11] * 4
         assert all((b - a) % N_TOKENS == 1 for row in rows for a, b in zip(row, row[1:], strict=False))
         assert server.served == 40
-
-
-@settings(max_examples=20, deadline=None)
-@given(requests=st.lists(st.tuples(st.integers(1, 80), st.integers(1, LANE - 1)), max_size=40), seed=st.integers())
-def test_no_token_is_an_input_twice_whatever_is_asked(requests: list[tuple[int, int]], seed: int) -> None:
-    lanes = TokenLanes(TOKENS, seed)
-    inputs: Counter[int] = Counter()
-    for rows, length in requests:
-        for row in lanes.take(rows, length):
-            assert len(row) == length + 1
-            inputs.update(row[:-1])
-    assert not [token for token, n in inputs.items() if n > 1]
 
 
 def test_a_row_continues_where_the_last_row_of_its_lane_ended() -> None:
@@ -260,9 +248,62 @@ def test_closing_ends_a_client_that_waits() -> None:
     client.close()
 
 
-def test_a_missing_or_odd_token_file_is_an_error_of_the_data(tmp_path: Path) -> None:
-    with pytest.raises(DataUnavailable):
-        read_tokens(tmp_path / "train.bin")
-    (tmp_path / "train.bin").write_bytes(b"\x01\x02\x03")
-    with pytest.raises(DataUnavailable):
-        read_tokens(tmp_path / "train.bin")
+def test_a_clock_of_seconds_starts_with_the_first_answer_and_ends_with_no_rows() -> None:
+    with served(1, clock="seconds") as (server, client):
+        client.send(b"{}\n")
+        client.header()
+        time.sleep(0.3)
+        assert (server.used_s, server.over_s) == (None, 0.0), "a refused request starts nothing"
+        header, rows = client.take(4, 10)
+        assert (header["rows"], len(rows)) == (4, 4)
+        assert 0.9 < header["left"] <= 1.0
+        time.sleep(0.2)
+        later = client.take(4, 10)[0]
+        assert later["rows"] == 4
+        assert 0.3 < later["left"] <= 0.8
+        assert server.over_s == 0.0
+        time.sleep(1.0)
+        assert client.take(4, 10)[0] == {"rows": 0, "length": 10, "itemsize": 2, "left": 0.0}
+        assert server.used_s is not None
+        assert server.used_s >= 1.2
+        assert server.over_s == pytest.approx(server.used_s - 1, abs=0.1)
+        assert server.served == 80
+
+
+def test_a_clock_of_tokens_knows_its_seconds_too_and_is_never_over() -> None:
+    with served(40) as (server, client):
+        before = server.used_s
+        client.take(4, 10)
+        time.sleep(0.05)
+        assert before is None
+        assert 0.05 <= (server.used_s or 0.0) < 5
+        assert server.over_s == 0.0
+
+
+def test_seconds_are_not_used_up_by_text_that_is() -> None:
+    with served(60, clock="seconds") as (server, client):
+        passes = 5
+        firsts = [client.take(512, LANE - 1)[1][0][0] for _ in range(passes)]
+        assert server.served == passes * 512 * (LANE - 1)
+        assert len(set(firsts)) > 1, "each pass has an order of its own"
+
+
+def test_one_answer_is_bounded_whatever_the_seconds_allow() -> None:
+    with served(60, clock="seconds") as (server, client):
+        client.send(b'{"rows": 1000000000000, "length": 10}\n')
+        assert str(MAX_ANSWER_TOKENS) in client.header()["error"]
+        assert server.served == 0
+        assert client.take(1, 4)[0]["rows"] == 1
+
+
+def test_text_that_can_no_longer_be_read_is_an_error_of_the_data_and_not_of_the_client(tmp_path: Path) -> None:
+    path = tmp_path / "train.bin"
+    path.write_bytes(TOKENS.tobytes())
+    server = TokenServer(read_tokens(path), budget=1000, seed=0)
+    client = Client(server.path)
+    path.write_bytes(b"")
+    client.send(b'{"rows": 1, "length": 4}\n')
+    assert client.reader.read() == b""
+    client.close()
+    with pytest.raises(DataUnavailable, match="cut short"):
+        server.__exit__()

@@ -14,8 +14,9 @@ from xar_agent.errors import StoreError
 from xar_agent.jobs.bench import Bench
 from xar_agent.jobs.probe import CAP_ALLOWANCE_S, CAP_FACTOR, FRESH_S, cpu_reference
 from xar_agent.jobs.records import dump
-from xar_agent.jobs.training import Progress, TrainingPlan, train
+from xar_agent.jobs.training import TrainingPlan, train
 from xar_agent.jobs.types import FailureClass, JobSpec, JobState
+from xar_agent.jobs.watch import Progress
 from xar_agent.jobs.worker import JobOutcome, run_job
 
 Edit = Callable[..., str]
@@ -88,6 +89,13 @@ def test_sleeping_training_is_ended_by_the_wall_limit(short_wall: None, run: Run
     assert outcome.failure is not None
     assert (outcome.state, outcome.failure.kind) == (JobState.TIMED_OUT, FailureClass.TIMEOUT)
     assert "6 seconds" in outcome.failure.reason
+
+
+@pytest.mark.parametrize("backend", ["process"], indirect=True)
+def test_a_program_that_gives_itself_a_larger_budget_is_served_the_hosts(run: Run, bench: Bench) -> None:
+    outcome = run(hostile="os.environ['XAR_BUDGET'] = '1000000000'")
+    assert outcome.evaluation is not None, outcome.failure
+    assert outcome.evaluation.tokens == bench.preset.budget
 
 
 def test_too_much_memory_is_oom(run: Run) -> None:

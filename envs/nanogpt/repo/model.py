@@ -109,9 +109,11 @@ def save(model: GPT, path: str) -> None:
 def load(path: str) -> Callable[[Tensor], Tensor]:
     """Return f(idx int64[B, T]) -> logits float[B, T, V] of the checkpoint at ``path``.
 
-    The evaluator calls this: f must be a pure function, causal within a row and independent between rows.
+    The evaluator calls this: f must be a pure function, causal within a row and independent between rows. Where there
+    is a GPU, f is called with tokens on it.
     """
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    model = GPT(checkpoint["block_size"])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    checkpoint = torch.load(path, map_location=device, weights_only=True)
+    model = GPT(checkpoint["block_size"]).to(device)
     model.load_state_dict(checkpoint["weights"])
     return model.eval()

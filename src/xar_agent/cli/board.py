@@ -147,7 +147,7 @@ class Board:
             row.share, row.stage = None, "done"
             return
         row.stage = f"scoring, seed {event.seed}" if event.kind == "evaluating" else f"training, seed {event.seed}"
-        row.share = event.tokens / event.budget if event.budget else None
+        row.share = min(event.used / event.budget, 1.0) if event.budget else None
         row.loss = event.loss if event.loss is not None else row.loss
 
     def note(self, text: str, style: str = "") -> None:

@@ -149,7 +149,9 @@ def confirm_run(live: Live, settings: Settings, asked: Asked, *, env: str | None
     with interruptible() as cancel, opened_run(settings.runs_dir, asked.target) as store:
         spec, size = environment_of(store, env, preset)
         chosen = choose(read_candidates(store), idea_id=asked.idea_id, top=asked.top or 1)
-        bench = prepared_bench(live, spec, size, settings, store.dir)
+        known = (store.record.get("settings") or {}).get("data")
+        own_data = settings.model_copy(update={"data": settings.data or known})
+        bench = prepared_bench(live, spec, size, own_data, store.dir)
         return look_at(live, settings, asked, store, bench, subjects(store, chosen), chosen.warnings, cancel)
 
 
@@ -243,7 +245,8 @@ def look_at(
     except ENDED_MEASURING as ended:
         error = ended
     numbers = {look.number: one for look, one in zip(looks, wanted, strict=True)}
-    return Confirmed(bench.env, bench.preset_name, store.dir, numbers, warnings, time.monotonic() - began, error)
+    seconds = time.monotonic() - began
+    return Confirmed(bench.env, bench.preset_name, store.dir, numbers, warnings, seconds, error, bench.data.corpus)
 
 
 def show(live: Live, event: object) -> None:

@@ -39,6 +39,15 @@ class Confirmed:
     duration_s: float
     error: XarError | None
     """What ended it early."""
+    corpus: str = ""
+    """Name of the data."""
+
+    def card_of(self, found: Confirmation) -> Path | None:
+        """The card of a look whose every seed is valid; a later look of the same idea takes its place."""
+        from xar_agent.jobs.card import HIDDEN_FILE
+
+        path = self.run_dir / "impl" / found.idea_id / HIDDEN_FILE
+        return path if found.verdict != "invalid" and path.is_file() else None
 
     @property
     def found(self) -> tuple[Confirmation, ...]:
@@ -75,13 +84,22 @@ def confirmed_json(result: Confirmed) -> dict[str, Any]:
         "metric": result.env.metric,
         "direction": result.env.direction,
         "split": "hidden",
+        "corpus": result.corpus or None,
         "verdict": result.verdict,
-        "confirmations": [one_json(one, result.subjects[one.number]) for one in result.found],
+        "confirmations": [
+            {**one_json(one, result.subjects[one.number]), "card_path": text_of(result.card_of(one))}
+            for one in result.found
+        ],
         "pending": list(result.pending),
         "warnings": list(result.warnings),
         "error": result.error.message if result.error else None,
         "duration_s": round(result.duration_s, 1),
     }
+
+
+def text_of(path: Path | None) -> str | None:
+    """A path for JSON."""
+    return None if path is None else str(path)
 
 
 def one_json(found: Confirmation, subject: Subject) -> dict[str, Any]:
@@ -148,8 +166,12 @@ def page_of(result: Confirmed) -> list[RenderableType]:
 
     page: list[RenderableType] = []
     for one in result.found:
-        page += [facts_grid(rows_of(one, result.subjects[one.number], result.env.metric)), ""]
-    rows = [("time", duration(result.duration_s)), ("run", shown(result.run_dir))]
+        rows_of_one = rows_of(one, result.subjects[one.number], result.env.metric)
+        if card := result.card_of(one):
+            rows_of_one.append(("card", shown(card)))
+        page += [facts_grid(rows_of_one), ""]
+    rows = [("data", result.corpus)] if result.corpus else []
+    rows += [("time", duration(result.duration_s)), ("run", shown(result.run_dir))]
     if result.pending:
         rows.append(("pending", f"look {', '.join(map(str, result.pending))}; the same command goes on"))
     rows.append(("next", f"xar-agent runs show {result.run_dir.name}{runs_dir_flag(result.run_dir)}"))

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xar_agent.cli.options import AS_JSON, DEBUG, settings_from
+from xar_agent.cli.env_check import check
+from xar_agent.cli.env_init import init
+from xar_agent.cli.options import AS_JSON, DATA, DEBUG, settings_from
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,6 +26,10 @@ COMPARED = {"val": "runs from now on are compared with this", "hidden": "confirm
 @click.group(name="envs")
 def command() -> None:
     """Research environments and their baselines."""
+
+
+command.add_command(check)
+command.add_command(init)
 
 
 @command.command(name="list")
@@ -78,17 +84,18 @@ def show(name: str, as_json: bool, debug: bool) -> None:
     help="Text that scores it: the search's, or the one that only confirm looks at.",
 )
 @click.option("--sandbox", type=click.Choice(["auto", "docker", "bubblewrap", "process"]), help="Where training runs.")
+@DATA
 @AS_JSON
 @DEBUG
 def calibrate(
-    name: str, preset: str | None, seeds: int, split: Split, sandbox: str | None, as_json: bool, debug: bool
+    name: str, preset: str | None, seeds: int, split: Split, as_json: bool, debug: bool, **flags: Any
 ) -> None:
     """Measure the baseline on this machine: the unchanged repository over many seeds and several budgets."""
     from xar_agent.cli.live import Live
     from xar_agent.cli.table import baseline_text
     from xar_agent.cli.terminal import print_json, progress_console, result_console, show_parts
 
-    settings = settings_from(debug, sandbox=sandbox)
+    settings = settings_from(debug, **flags)
     with Live(progress_console()) as live:
         baseline = measure(live, name, preset, seeds, split, settings)
     if as_json:

@@ -32,9 +32,13 @@ ID_DIGITS = 10
 @click.option("--preset", metavar="P", help="Size of the environment. [default: its first]")
 @SEEDS
 @FIRST_SEED
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @common_to_runs
-def command(patch: str, first_seed: int, run_name: str | None, as_json: bool, debug: bool, **flags: Any) -> int:
+def command(
+    patch: str, first_seed: int, dry_run: bool, run_name: str | None, as_json: bool, debug: bool, **flags: Any
+) -> int:
     """Train and score the diff in PATCH ("-" reads stdin) exactly as an agent's; it must apply without fuzz."""
+    from xar_agent.cli.dry_run import say_plan
     from xar_agent.cli.events import show_setting
     from xar_agent.cli.interrupt import interruptible
     from xar_agent.cli.live import Live
@@ -45,7 +49,12 @@ def command(patch: str, first_seed: int, run_name: str | None, as_json: bool, de
 
     start_logging(debug=debug)
     settings = settings_from(debug, **flags)
-    plan = make_plan(settings, idea=None, patch=patch, first_seed=first_seed, submit=True, run_name=run_name)
+    plan = make_plan(
+        settings, idea=None, patch=patch, first_seed=first_seed, submit=True, run_name=run_name, dry=dry_run
+    )
+    if dry_run:
+        say_plan(plan, as_json=as_json)
+        return 0
     with Live(progress_console()) as live, interruptible() as cancel, open_run(plan) as store:
         show_setting(live, plan)
         bench = prepared_bench(live, plan.env, plan.preset, settings, store.dir)

@@ -96,12 +96,13 @@ def show_job(live: Live, event: JobEvent) -> None:
     if event.kind == "done":
         live.finish(key)
     elif event.kind == "started":
-        live.advance(key, label, 0, event.budget, f"seed {event.seed}: baseline steps first, to time this machine")
+        first = "baseline steps first, to time this machine" if event.clock == "tokens" else "begins"
+        live.advance(key, label, 0, event.budget, f"seed {event.seed}: {first}")
     elif event.kind == "training_done":
-        live.line(label, f"seed {event.seed}: {event.tokens:,} of {event.budget:,} tokens used")
+        live.line(label, f"seed {event.seed}: {event.used:,.0f} of {event.budget:,} {event.clock} used")
     elif event.kind == "evaluating":
         live.advance(key, label, 1, 1, f"seed {event.seed}: the evaluator scores it")
     else:
         loss = "" if event.loss is None else f", loss {event.loss:.3f}"
         left = "" if event.eta_s is None else f", {duration(event.eta_s)} left"
-        live.advance(key, label, event.tokens, event.budget, f"seed {event.seed}{loss}{left}")
+        live.advance(key, label, round(event.used), event.budget, f"seed {event.seed}{loss}{left}")

@@ -57,8 +57,9 @@ def command(
 
     With --ideas FILE instead of IDEA, every idea in the file is carried out in one run, several at a time.
     """
+    from xar_agent.cli.dry_run import say_plan
     from xar_agent.cli.live import Live
-    from xar_agent.cli.plan import make_plan, say_plan
+    from xar_agent.cli.plan import make_plan
     from xar_agent.cli.table import print_result
     from xar_agent.cli.terminal import progress_console
     from xar_agent.errors import UserError
@@ -79,6 +80,7 @@ def command(
         first_seed=first_seed,
         submit=not no_submit,
         run_name=run_name,
+        dry=dry_run,
     )
     if dry_run:
         say_plan(plan, as_json=as_json)

@@ -190,9 +190,12 @@ def facts_of(store: RunStore, job: Job) -> list[tuple[str, str]]:
         evaluation = job.evaluation
         value = "none" if evaluation.value is None else f"{evaluation.value:.4f}"
         rows.append((evaluation.metric, f"{value} ({'valid' if evaluation.valid else 'not valid'})"))
-        rows.append(("training", f"{evaluation.tokens:,} tokens, {duration(evaluation.train_cpu_s)} of CPU time"))
+        took = f"{duration(evaluation.train_wall_s)}, {duration(evaluation.train_cpu_s)} of CPU time"
+        rows.append(("training", f"{evaluation.tokens:,} tokens, {took}" if evaluation.tokens else took))
         rows.append(("compute", f"{evaluation.compute_ratio:.2f} x the baseline's"))
+        rows += [("data", evaluation.corpus)] if evaluation.corpus else []
         rows.append(("machine", evaluation.machine))
         for check in evaluation.checks:
             rows.append((f"check {check.name}", "passed" if check.passed else f"FAILED: {check.reason}"))
+        rows += [("look at", flag) for flag in evaluation.flags]
     return [*rows, ("files", shown(store.job_dir(job.id)))]

@@ -117,7 +117,7 @@ class PythonLook:
 
 def look_at_python() -> PythonLook:
     """Versions, without importing torch."""
-    from xar_agent.jobs.baseline import torch_version
+    from xar_agent.jobs.machine import torch_version
 
     return PythonLook(sys.version.split()[0], sys.executable, torch_version())
 

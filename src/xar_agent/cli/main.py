@@ -21,7 +21,20 @@ from xar_agent import __version__
 from xar_agent.cli.terminal import one_line, show_traceback, tell_error
 from xar_agent.errors import Interrupted, StoreError, UserError, XarError
 
-VERBS = ("implement", "evolve", "evaluate", "confirm", "replay", "report", "envs", "runs", "models", "jobs", "doctor")
+VERBS = (
+    "implement",
+    "evolve",
+    "evaluate",
+    "confirm",
+    "replay",
+    "report",
+    "verify",
+    "envs",
+    "runs",
+    "models",
+    "jobs",
+    "doctor",
+)
 """In the order of ``--help``; each is ``xar_agent.cli.<verb>.command``, imported when it is needed."""
 
 PIPE_CLOSED_EXIT = 1

@@ -36,8 +36,15 @@ SANDBOX = click.option(
     "process does not isolate.",
 )
 
+DATA = click.option(
+    "--data",
+    metavar="PATH",
+    help="Your own data for the environment: a file, a folder, or hub:OWNER/DATASET. [default: what it downloads]",
+)
+
 COMMON_TO_RUNS = (
     SANDBOX,
+    DATA,
     click.option("--budget-usd", type=float, metavar="X", help="Stop before models cost more than X USD."),
     click.option("--budget-tokens", type=int, metavar="N", help="Stop before N input and output tokens are exceeded."),
     click.option("--budget-hours", type=float, metavar="H", help="Stop everything after H hours."),

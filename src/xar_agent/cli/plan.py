@@ -44,6 +44,8 @@ class Plan:
     submit: bool
     run_name: str | None
     verb: str
+    missing: str = ""
+    """Why this machine cannot carry it out; empty when it can. Only a dry run goes on with a reason."""
 
     def limits(self, spent_s: float) -> EpisodeLimits:
         """What the episode may use when the command has taken so long already."""
@@ -101,41 +103,67 @@ def make_plan(
     submit: bool,
     run_name: str | None,
     verb: str = "",
+    dry: bool = False,
 ) -> Plan:
     """Check everything that the user gave.
 
     ``idea`` is None for ``evaluate`` and ``confirm``; ``patch`` is the path of a diff, or "-" for stdin; None is what
-    was not given.
+    was not given. With ``dry`` a capability that this machine lacks is said in the plan and is no error.
 
     Raises:
         UserError, ServiceMissing: the input is wrong, or no sandbox or model can be had; nothing was started.
     """
-    from xar_agent import sandbox
     from xar_agent.agent.choose import choose_model
     from xar_agent.agent.types import Idea
     from xar_agent.envs.spec import load_env
-    from xar_agent.sandbox.gpus import require_gpus
 
     text = None if idea is None else checked_idea(idea)
     env = load_env(settings.env)
     preset = settings.preset or env.default_preset
-    env.preset(preset)
+    info, missing = probed(settings, env.preset(preset).gpus, dry=dry)
     plan = Plan(
         idea=None if text is None else Idea(text, env.name),
         env=env,
         preset=preset,
         patch_text=None if patch is None else read_patch(patch),
         model=None if text is None else choose_model(model, configured=settings.model, api_base=settings.api_base),
-        sandbox=sandbox.probe(settings.sandbox, image=settings.image, gpus=env.preset(preset).gpus > 0),
+        sandbox=info,
         settings=settings,
         seeds=() if verb == "confirm" else tuple(range(first_seed, first_seed + settings.seeds)),
         submit=submit,
         run_name=run_name,
         verb=verb or ("evaluate" if idea is None else "implement"),
+        missing=missing,
     )
-    require_gpus(plan.sandbox, env.preset(preset).gpus)
     check_same_undertaking(settings.runs_dir, run_name, plan.record(), SAME)
     return plan
+
+
+def probed(settings: Settings, gpus: int, *, dry: bool) -> tuple[SandboxInfo, str]:
+    """The sandbox and, in a dry run, why this machine cannot do the work: no sandbox works, or GPUs are missing.
+
+    Raises:
+        CapabilityMissing: that, when the work is to be done.
+    """
+    from xar_agent import sandbox
+    from xar_agent.errors import CapabilityMissing
+    from xar_agent.sandbox.gpus import require_gpus
+
+    reasons = []
+    try:
+        info = sandbox.probe(settings.sandbox, image=settings.image, gpus=gpus > 0)
+    except CapabilityMissing as error:
+        if not dry:
+            raise
+        reasons.append(error.message)
+        info = sandbox.probe("process")
+    try:
+        require_gpus(info, gpus)
+    except CapabilityMissing as error:
+        if not dry:
+            raise
+        reasons.append(error.message)
+    return info, "; ".join(reasons)
 
 
 def checked_idea(text: str) -> str:
@@ -204,45 +232,6 @@ def check_same_undertaking(runs_dir: Path, name: str | None, now: Mapping[str, A
             other = key.removesuffix("_id").removesuffix("_sha256").replace("_", " ")
             problem = f"run {name!r} exists already, with another {other}"
             raise UserError(problem, f"choose another --run; see: xar-agent runs show {name}")
-
-
-def say_plan(plan: Plan, *, as_json: bool) -> None:
-    """``--dry-run``: what would be done; nothing is started, downloaded or written."""
-    from xar_agent.cli.table import shown
-    from xar_agent.cli.terminal import facts_grid, print_json, result_console, show_parts
-
-    wanted = plan.env.preset(plan.preset)
-    download = missing_download(plan)
-    if as_json:
-        print_json(
-            {"dry_run": True, **plan.record(), "idea": plan.idea.text if plan.idea else None, "download": download}
-        )
-        return
-    rows = [
-        ("idea", plan.idea.text if plan.idea else "a given patch"),
-        ("model", about_model(plan.model) if plan.model else "none"),
-        ("download", download or "nothing for the model"),
-        ("env", f"{plan.env.name}, preset {plan.preset} ({plan.env.folder})"),
-        ("agent", f"edits {', '.join(plan.env.file.editable)} in at most {plan.settings.max_steps} steps"),
-        ("sandbox", about_sandbox(plan.sandbox)),
-        (
-            "training",
-            f"{wanted.budget:,} {wanted.clock}, seeds {', '.join(map(str, plan.seeds))}" if plan.submit else "none",
-        ),
-        ("run", f"a new folder in {shown(plan.settings.runs_dir)}"),
-    ]
-    show_parts(result_console(), facts_grid(rows), "dry run: nothing was started")
-
-
-def missing_download(plan: Plan) -> str:
-    """What would have to be downloaded for the model, with its size; empty when it is there."""
-    from xar_agent.agent.local_files import KNOWN, find
-    from xar_agent.analysis.text import size
-
-    if plan.model is None or plan.model.kind != "local":
-        return ""
-    name = plan.model.name.removeprefix("local/")
-    return "" if find(name) else f"{name}: {size(KNOWN[name].n_bytes)}"
 
 
 def about_model(choice: ModelChoice) -> str:

@@ -108,7 +108,9 @@ def prepared_bench(live: Live, env: EnvSpec, preset: str, settings: Settings, ru
         live.advance("data", "data", now.done, now.total, now.stage)
 
     try:
-        return open_bench(env, preset, settings.sandbox, run_dir, image=settings.image, on_progress=show)
+        return open_bench(
+            env, preset, settings.sandbox, run_dir, image=settings.image, source=settings.data, on_progress=show
+        )
     finally:
         live.finish("data")
 

@@ -90,6 +90,14 @@ class Result:
         return self.score.verdict if self.score and not self.error else "none"
 
     @property
+    def card_path(self) -> Path | None:
+        """The card of a scored result."""
+        from xar_agent.jobs.card import FILE
+
+        path = self.run_dir / "impl" / self.idea_id / FILE
+        return path if self.scored and path.is_file() else None
+
+    @property
     def scored(self) -> bool:
         """A full run finished and has a valid score."""
         found = any(evaluation.valid for evaluation in self.evaluations)
@@ -148,6 +156,7 @@ def result_of(
 
 def result_json(result: Result) -> dict[str, Any]:
     """The object that ``implement --json`` and ``evaluate --json`` print."""
+    from xar_agent.analysis.quarantine import flags_of
     from xar_agent.analysis.report_json import evaluation_json
 
     made, smoke, baseline = result.implementation, result.smoke, result.baseline
@@ -167,6 +176,9 @@ def result_json(result: Result) -> dict[str, Any]:
         "baseline": baseline_json(baseline) if baseline else None,
         "verdict": result.verdict,
         "fidelity": result.fidelity,
+        "quarantined": quarantined_json(result),
+        "flags": list(flags_of(result.evaluations)),
+        "card_path": str(result.card_path) if result.card_path else None,
         "steps": made.steps if made else 0,
         "tokens": {"input": made.usage.input_tokens if made else 0, "output": made.usage.output_tokens if made else 0},
         "cost_usd": made.usage.cost_usd if made else 0.0,
@@ -176,6 +188,17 @@ def result_json(result: Result) -> dict[str, Any]:
     }
 
 
+def quarantined_json(result: Result) -> list[dict[str, Any]]:
+    """Every check that a seed failed, with the value that it had."""
+    from xar_agent.analysis.quarantine import failed_checks
+
+    return [
+        {"seed": one.seed, "value": one.value, "check": check or None, "reason": reason}
+        for one in result.evaluations
+        for check, reason in failed_checks(one)
+    ]
+
+
 def baseline_json(baseline: Baseline) -> dict[str, Any]:
     """The baseline's distribution and where it was measured."""
     return {"mean": baseline.mean, "sd": baseline.sd, "n": baseline.n, "machine": baseline.machine}
@@ -183,6 +206,7 @@ def baseline_json(baseline: Baseline) -> dict[str, Any]:
 
 def mean_json(evaluations: tuple[Evaluation, ...]) -> dict[str, Any] | None:
     """The only seed, or the mean over several; valid when all are."""
+    from xar_agent.analysis.quarantine import flags_of
     from xar_agent.analysis.report_json import evaluation_json
 
     if not evaluations:
@@ -193,6 +217,7 @@ def mean_json(evaluations: tuple[Evaluation, ...]) -> dict[str, Any] | None:
         "value": statistics.fmean(values) if values else None,
         "valid": all(e.valid for e in evaluations),
         "reasons": list(dict.fromkeys(reason for e in evaluations for reason in e.reasons)),
+        "flags": list(flags_of(evaluations)),
         "compute_ratio": statistics.fmean(e.compute_ratio for e in evaluations),
     }
 

@@ -51,6 +51,7 @@ def list_(runs_dir: str | None, as_json: bool, debug: bool) -> None:
 @common_to_readers
 def show(run: str, runs_dir: str | None, as_json: bool, debug: bool) -> None:
     """Show one run (a name, or its folder): its ideas, best first, and what to type next."""
+    from xar_agent.analysis.quarantine import quarantined, quarantined_json
     from xar_agent.cli.terminal import print_json, result_console, show_parts
     from xar_agent.population.archive import candidate_json, read_candidates
 
@@ -59,7 +60,9 @@ def show(run: str, runs_dir: str | None, as_json: bool, debug: bool) -> None:
         candidates = read_candidates(store)
         if as_json:
             rows = [candidate_json(candidate, store.dir) for candidate in candidates]
-            print_json({"run": store.name, "run_dir": str(store.dir), **store.record, "candidates": rows})
+            refused = [quarantined_json(one) for one in quarantined(candidates)]
+            found = {"run": store.name, "run_dir": str(store.dir), **store.record}
+            print_json({**found, "candidates": rows, "quarantined": refused})
             return
         show_parts(result_console(), *page_of(store, candidates))
 
@@ -136,6 +139,7 @@ def table_of(runs: tuple[RunSummary, ...]) -> RenderableType:
 
 def page_of(store: RunStore, candidates: tuple[Candidate, ...]) -> list[RenderableType]:
     """What was run, its ideas, and the commands that go on from here."""
+    from xar_agent.analysis.quarantine import corpora_of
     from xar_agent.cli.table import shown
     from xar_agent.cli.terminal import facts_grid
 
@@ -146,9 +150,38 @@ def page_of(store: RunStore, candidates: tuple[Candidate, ...]) -> list[Renderab
         ("model", str(settings.get("model") or "none")),
         ("sandbox", " ".join(str(settings[key]) for key in ("sandbox", "image") if settings.get(key))),
     ]
+    if data := corpora_of(evaluation for one in candidates for evaluation in one.evaluations):
+        rows.insert(2, ("data", ", ".join(data)))
     page: list[RenderableType] = [facts_grid(rows), "", candidates_table(candidates, looked_at(store))]
+    page += checks_page(candidates)
     commands = next_commands(store, candidates)
     return [*page, "", *commands] if commands else page
+
+
+def checks_page(candidates: tuple[Candidate, ...]) -> list[RenderableType]:
+    """Results that failed a check, and what a person should look at; nothing where there are neither."""
+    from rich.text import Text
+
+    from xar_agent.analysis.quarantine import flags_of, quarantined
+    from xar_agent.analysis.text import one_line
+    from xar_agent.cli.terminal import listing
+
+    page: list[RenderableType] = []
+    if refused := quarantined(candidates):
+        table = listing("quarantined", "seed", "value", "failed check", "reason")
+        for bad in refused:
+            value = "–" if bad.value is None else f"{bad.value:.4f}"
+            table.add_row(
+                bad.idea_id, str(bad.seed), value, Text(bad.check or "–"), Text(one_line(bad.reason, 300), "red")
+            )
+        page += ["", table]
+    flags = [(one.idea.id, flag) for one in candidates for flag in flags_of(one.evaluations)]
+    if flags:
+        table = listing("worth a look", "why")
+        for idea_id, flag in flags:
+            table.add_row(idea_id, Text(one_line(flag, 300), "yellow"))
+        page += ["", table]
+    return page
 
 
 def looked_at(store: RunStore) -> dict[str, str]:

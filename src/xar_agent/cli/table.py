@@ -50,6 +50,7 @@ def result_table(result: Result) -> RenderableType:
         rows.append(("score", Text("none", style="bold red" if result.jobs else "")))
     if result.why_not:
         rows.append(("because", Text(printable(result.why_not), style="red")))
+    rows += [(label, Text(printable(text), style=style)) for label, text, style in check_rows(result)]
     return facts_grid([*rows, *cost_rows(result), *place_rows(result)])
 
 
@@ -73,6 +74,23 @@ def score_rows(result: Result) -> list[tuple[str, str, str]]:
     ratio = statistics.fmean(e.compute_ratio for e in result.evaluations)
     rows.append(("compute", f"{ratio:.2f} x the baseline's{compared_at(result)}", ""))
     return rows
+
+
+def check_rows(result: Result) -> list[tuple[str, str, str]]:
+    """Data, checks, what was quarantined, and what a person should look at."""
+    from xar_agent.analysis.quarantine import corpora_of, failed_checks, flags_of
+
+    found = result.evaluations
+    if not found:
+        return []
+    rows = [("data", ", ".join(corpora_of(found)), "")] if corpora_of(found) else []
+    names = list(dict.fromkeys(check.name for e in found for check in e.checks))
+    failed = [(e, check, reason) for e in found for check, reason in failed_checks(e)]
+    rows += [("checks", f"{len(names)} passed: {', '.join(names)}", "")] if names and not failed else []
+    for e, check, reason in failed:
+        value = "no value" if e.value is None else f"{e.value:.4f}"
+        rows.append(("quarantined", f"{value} at seed {e.seed}: {f'{check}: ' if check else ''}{reason}", "red"))
+    return rows + [("look at", flag, "yellow") for flag in flags_of(found)]
 
 
 def baseline_text(baseline: Baseline) -> str:
@@ -107,6 +125,8 @@ def place_rows(result: Result) -> list[tuple[str, str]]:
         nexts.append(f"xar-agent replay {typed(result.implementation.trajectory.parent)}")
     if result.patch_path is not None and result.scored:
         nexts.append(f"xar-agent evaluate {typed(result.patch_path)} --env {result.env.name} --seeds 3")
+    if result.card_path is not None:
+        rows.append(("card", shown(result.card_path)))
     nexts.append(f"xar-agent runs show {result.run_dir.name}{runs_dir_flag(result.run_dir)}")
     rows.extend(("next" if i == 0 else "", text) for i, text in enumerate(nexts))
     return rows

@@ -1,0 +1,106 @@
+"""Try every cheat, or every honest edit, through the product's own jobs and see what the checks say.
+
+    python benchmarks/cheats/run.py [--only GLOB] [--honest | --blind] [--env nanogpt|toy] [--quick] [--parallel 2]
+
+The nanogpt environment is measured at a part of its size (suite.py), so that all of it takes minutes. Results go to
+results.json (results-honest.json, results-blind.json, results-toy.json) and into the tables of README.md.
+Exit code 1: a cheat is not caught by the check that it names, or an honest edit is accused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+from machine import about_now  # noqa: E402  - the benchmarks are scripts beside each other, not a package
+from report import write_docs, write_results  # noqa: E402
+from suite import QUICK, SMALLER, Attempt, Finding, Suite, attempts_of, open_suite  # noqa: E402
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--honest", action="store_true", help="radical but honest edits: none may be accused")
+    kind.add_argument("--blind", action="store_true", help="attempts whose check is not known beforehand")
+    parser.add_argument("--env", default="nanogpt", choices=["nanogpt", "toy"])
+    parser.add_argument("--only", nargs="+", metavar="GLOB", help="names, such as 'future_*' or 'worker/*'")
+    parser.add_argument("--parallel", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--sandbox", default="auto", choices=["auto", "docker", "bubblewrap"])
+    parser.add_argument("--quick", action="store_true", help="even smaller, for a first look; implies --no-results")
+    parser.add_argument("--docs", action="store_true", help="run nothing; renew the table of docs/cheats.md")
+    parser.add_argument("--keep", type=Path, help="folder for logs of the runs; a temporary one by default")
+    parser.add_argument("--no-results", action="store_true", help="print only; leave results and README as they are")
+    return parser.parse_args()
+
+
+def is_wanted(name: str, globs: list[str] | None) -> bool:
+    """No names are given, or this is one of them."""
+    return globs is None or any(fnmatch.fnmatch(name, glob) for glob in globs)
+
+
+def run_all(suites: dict[str, Suite], chosen: list[Attempt], parallel: int) -> list[Finding]:
+    """Every attempt, several at a time, told as they end."""
+
+    def run_one(attempt: Attempt) -> Finding:
+        begun = time.monotonic()
+        finding = suites[attempt.variant].try_out(attempt)
+        value = "" if finding.value is None else f"{finding.value:.4f}"
+        told = "ok" if finding.ok else "NOT AS EXPECTED"
+        print(
+            f"{told:4} {attempt.name:45} {attempt.expected:15} {'+'.join(finding.caught_by) or '-':32} {value:7}"
+            f" {time.monotonic() - begun:5.1f} s  {'' if finding.ok else finding.reason}",
+            flush=True,
+        )
+        return finding
+
+    with ThreadPoolExecutor(parallel) as pool:
+        return list(pool.map(run_one, chosen))
+
+
+def main() -> int:
+    """Run what was asked for; 1 when something is not as it must be."""
+    arguments = parse_arguments()
+    kind = "honest" if arguments.honest else "blind" if arguments.blind else "cheats"
+    chosen = [a for a in attempts_of(kind, arguments.env) if is_wanted(a.name, arguments.only)]
+    if not chosen:
+        print(f"no attempt is called {arguments.only or kind}", file=sys.stderr)
+        return 2
+    if arguments.docs:
+        write_docs(arguments.env, [asdict(attempt) for attempt in chosen])
+        return 0
+    about = about_now()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.keep or Path(scratch)
+        suites = {
+            variant: open_suite(
+                *(arguments.env, variant, folder / (variant or "plain"), arguments.sandbox, arguments.seed),
+                QUICK if arguments.quick else SMALLER,
+            )
+            for variant in sorted({attempt.variant for attempt in chosen})
+        }
+        findings = run_all(suites, chosen, arguments.parallel)
+    untouched = {variant or "plain": suite.untouched for variant, suite in suites.items()}
+    bad = [finding for finding in findings if not finding.ok]
+    print(f"{len(findings)} tried, {len(bad)} not as expected")
+    if not (arguments.no_results or arguments.quick) and not arguments.only:
+        environment = next(iter(suites.values())).bench.env
+        about |= {"env_version": environment.version, "evaluator_version": environment.evaluator_version}
+        about |= {"seed": arguments.seed, "untouched": untouched}
+        write_results(kind, arguments.env, about, [asdict(finding) for finding in findings])
+        if kind == "cheats":
+            write_docs(arguments.env, [asdict(attempt) for attempt in chosen])
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
