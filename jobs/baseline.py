@@ -58,7 +58,7 @@ class CalibrationProgress:
 
 def baseline_path(env: EnvSpec, preset: str, split: Split = "val", runtime: str = "") -> Path:
     """Where this machine's calibration of these very files is kept."""
-    decisive = [env.version, env.evaluator_version, machine_for(env.preset(preset), runtime)]
+    decisive = [env.version, env.at(preset).evaluator_version, machine_for(env.preset(preset), runtime)]
     version = hashlib.sha256(to_json(decisive).encode()).hexdigest()[:12]
     suffix = ".hidden.json" if split == "hidden" else ".json"
     return cache_folder() / "baselines" / f"{env.name}-{preset}-{version}{suffix}"

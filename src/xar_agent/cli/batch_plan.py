@@ -108,7 +108,7 @@ def make_batch_plan(
     policy = policy_of(settings.policy)
     env = load_env(settings.env)
     preset = settings.preset or env.default_preset
-    env.preset(preset)
+    env = env.at(preset)
     given = read_ideas(ideas_file, env.name) if ideas_file is not None else ()
     source: IdeasFrom = ideas_from or policy.ideas_from
     check_knobs(env, source if not given else "model")

@@ -189,7 +189,7 @@ def environment_of(store: RunStore, env: str | None, preset: str | None) -> tupl
     size = str(known.get("preset") or spec.default_preset)
     if spec.name != known.get("env") or (preset or size) != size:
         raise UserError(f"run {store.name} is of {known.get('env')}/{size}", "leave --env and --preset out")
-    spec.preset(size)
+    spec = spec.at(size)
     for key, now in (("env_version", spec.version), ("evaluator_version", spec.evaluator_version)):
         if known.get(key, now) != now:
             raise UserError(

@@ -59,6 +59,7 @@ def show(name: str, as_json: bool, debug: bool) -> None:
 
     settings_from(debug)
     spec = load_env(name)
+    spec = spec.at(spec.default_preset)
     if as_json:
         print_json(details(spec))
         return
@@ -83,12 +84,25 @@ def show(name: str, as_json: bool, debug: bool) -> None:
     show_default=True,
     help="Text that scores it: the search's, or the one that only confirm looks at.",
 )
+@click.option(
+    "--carry",
+    type=click.IntRange(2, 1000),
+    metavar="N",
+    help="Take over the environment's own baseline of older files, if N of its seeds score the same to the last bit.",
+)
 @click.option("--sandbox", type=click.Choice(["auto", "docker", "bubblewrap", "process"]), help="Where training runs.")
 @DATA
 @AS_JSON
 @DEBUG
 def calibrate(
-    name: str, preset: str | None, seeds: int, split: Split, as_json: bool, debug: bool, **flags: Any
+    name: str,
+    preset: str | None,
+    seeds: int,
+    split: Split,
+    carry: int | None,
+    as_json: bool,
+    debug: bool,
+    **flags: Any,
 ) -> None:
     """Measure the baseline on this machine: the unchanged repository over many seeds and several budgets."""
     from xar_agent.cli.live import Live
@@ -97,7 +111,7 @@ def calibrate(
 
     settings = settings_from(debug, **flags)
     with Live(progress_console()) as live:
-        baseline = measure(live, name, preset, seeds, split, settings)
+        baseline = measure(live, name, preset, seeds, split, carry, settings)
     if as_json:
         print_json(baseline.model_dump())
         return
@@ -175,12 +189,15 @@ def page_of(spec: EnvSpec) -> list[RenderableType]:
     return [facts_grid(rows), "", spec.file.contract.strip()]
 
 
-def measure(live: Live, name: str, preset: str | None, seeds: int, split: Split, settings: Settings) -> Baseline:
+def measure(
+    live: Live, name: str, preset: str | None, seeds: int, split: Split, carry: int | None, settings: Settings
+) -> Baseline:
     """Calibrate with progress on stderr; the result lies in the cache and is used from now on."""
     from xar_agent.cli.interrupt import interruptible
     from xar_agent.cli.prepare import prepared_bench
     from xar_agent.envs.spec import load_env
     from xar_agent.jobs.baseline import calibrate as calibrate_bench
+    from xar_agent.jobs.carry import carry as carry_over
     from xar_agent.sandbox.held import HeldFolder
 
     spec = load_env(name)
@@ -190,6 +207,8 @@ def measure(live: Live, name: str, preset: str | None, seeds: int, split: Split,
         bench = prepared_bench(live, spec, preset, settings, scratch)
         with interruptible() as cancel:
             tell = lambda now: show_calibration(live, now)  # noqa: E731
+            if carry is not None:
+                return carry_over(bench, carry, split=split, on_progress=tell, cancel=cancel)
             return calibrate_bench(bench, seeds, split=split, on_progress=tell, cancel=cancel)
 
 

@@ -120,6 +120,7 @@ def make_plan(
     text = None if idea is None else checked_idea(idea)
     env = load_env(settings.env)
     preset = settings.preset or env.default_preset
+    env = env.at(preset)
     info, missing = probed(settings, env.preset(preset).gpus, dry=dry)
     plan = Plan(
         idea=None if text is None else Idea(text, env.name),
