@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from xar_agent.errors import ConfigError, UnknownName
 
@@ -64,15 +64,15 @@ Constant = bool | int | float | str
 class Preset(Strict):
     """One size of an environment."""
 
-    budget: int
+    budget: int = Field(gt=0)
     """In units of ``clock``."""
     clock: Literal["tokens", "rollouts", "seconds"]
     cpu_cap_s: float | None = None
     """Reference CPU seconds of one baseline run; the cap is scaled to this machine before the run."""
-    wall_s: float
+    wall_s: float = Field(gt=0, allow_inf_nan=False)
     """Loose wall-clock limit of one training run, in seconds."""
-    gpus: int = 0
-    cpus: int = 1
+    gpus: int = Field(0, ge=0)
+    cpus: int = Field(1, ge=1)
     memory: str = "2g"
     baseline: str | None = None
     """Path of the shipped baseline, relative to the environment's folder."""
@@ -123,10 +123,21 @@ class EnvFile(Strict):
     """What must stay true, in words for the agent."""
     prepare: str = "prepare.py"
     worker: str = "worker.py"
-    preset: dict[str, Preset]
+    preset: dict[str, Preset] = Field(min_length=1)
     wheels: Wheels = Field(default_factory=lambda: Wheels())
     models: list[str] = Field(default_factory=list)
     """Model hub names ("owner/name") that programs may read from this machine's cache, offline."""
+
+
+    @field_validator("prepare", "worker", "evaluate", "train", "smoke")
+    @classmethod
+    def inside(cls, value: str | list[str], info: ValidationInfo) -> str | list[str]:
+        """Programs are named from their folder; what follows the first word of train and smoke are arguments."""
+        names = [value] if isinstance(value, str) else value
+        for name in names[:1] if info.field_name in ("train", "smoke") else names:
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"{name!r} leads out of the environment's folder")
+        return value
 
 
 class EnvSpec:
@@ -220,7 +231,7 @@ def read_env_file(path: Path) -> EnvFile:
         return EnvFile.model_validate(tomllib.loads(path.read_text()))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]

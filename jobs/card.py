@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,11 @@ HIDDEN_FILE = "card.hidden.json"
 """Of a confirmation, whose scores are those of the hidden split."""
 MAX_CARD_BYTES = 16 << 20
 SAME_MEAN = 1e-9
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Of a folder that is made: no path."""
+MAX_FIGURE = 1e100
+MAX_SEED = 1 << 63
+MAX_BASELINE_SEEDS = 100_000
 NO_CARD = "a card is the card.json that implement, evaluate or confirm writes beside the patch"
 
 
@@ -158,6 +164,8 @@ def read_card(path: Path) -> Card:
         raise UserError(f"{path} is not a result card: {error}", NO_CARD) from error
     if not whole:
         raise UserError(f"{path} was changed after it was made: its digest does not fit", "ask for the original")
+    if problem := nonsense(card):
+        raise UserError(f"{path} is not a result card: {problem}", NO_CARD)
     if problem := contradiction(card):
         raise UserError(f"{path} contradicts itself: {problem}", "ask for the original")
     return card
@@ -181,6 +189,36 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise UserError(f"{path} does not hold a result card", NO_CARD)
     return record
+
+
+def nonsense(card: Card) -> str:
+    """A name or a figure that nothing of ours has written, and that is not to be worked with; empty without one.
+
+    The environment's name must be one that is looked up: a path could lead to programs that came with the card.
+    """
+    if not PLAIN_NAME.fullmatch(card.idea_id):
+        return "idea_id is no plain name"
+    if "/" in card.env.name:
+        return "env.name is a path"
+    if not all(0 <= seed < MAX_SEED for seed in card.seeds):
+        return "a seed is out of range"
+    figures = [card.score.mean, *card.values, *(e.compute_ratio for e in card.evaluations)]
+    if any(abs(figure) > MAX_FIGURE for figure in figures):
+        return "a figure is out of range"
+    return "the baseline is none" if card.baseline is not None and not is_sound(card.baseline) else ""
+
+
+def is_sound(baseline: Baseline) -> bool:
+    """Its figures can be reckoned with."""
+    points = baseline.curve
+    return (
+        1 <= baseline.n <= MAX_BASELINE_SEEDS
+        and 0 <= baseline.sd <= MAX_FIGURE
+        and abs(baseline.mean) <= MAX_FIGURE
+        and baseline.cpu_s > 0
+        and all(point.n >= 1 and point.compute > 0 and abs(point.mean) <= MAX_FIGURE for point in points)
+        and len({point.compute for point in points}) == len(points)
+    )
 
 
 def contradiction(card: Card) -> str:

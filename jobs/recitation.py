@@ -82,10 +82,10 @@ class Overlap:
 
 
 def added_lines(diff: str) -> tuple[AddedLine, ...]:
-    """What a unified diff adds, in order."""
+    """What a unified diff adds, in order. Only a line feed ends a line of it: a form feed does not, nor any other."""
     found: list[AddedLine] = []
     file, number, left = "", 0, 0
-    for line in diff.splitlines():
+    for line in diff.split("\n"):
         if hunk := HUNK.match(line):
             number, left = int(hunk[1]), int(hunk[2] or 1)
         elif left > 0 and line[:1] in ("+", " ", ""):

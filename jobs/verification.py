@@ -72,9 +72,13 @@ def check_env(card: Card, env: EnvSpec) -> None:
         UserError: another version of its files; names which.
     """
     check_same("environment", card.env.env_version, env.version)
-    check_same("evaluator", card.env.evaluator_version, env.evaluator_version)
     if card.env.preset not in env.file.preset:
         raise UserError(f"the environment {env.name} has no preset {card.env.preset!r}", cannot_hint(card))
+    env = env.at(card.env.preset)
+    check_same("evaluator", card.env.evaluator_version, env.evaluator_version)
+    preset, on_card = env.preset(card.env.preset), card.env
+    check_same("metric", f"{on_card.metric}, {on_card.direction}", f"{env.metric}, {env.direction}")
+    check_same("budget", f"{on_card.budget} {on_card.clock}", f"{preset.budget} {preset.clock}")
 
 
 def check_bench(card: Card, bench: Bench) -> str:
@@ -109,8 +113,8 @@ def cannot_hint(card: Card) -> str:
 
 
 def known_baseline(card: Card, bench: Bench) -> Baseline | None:
-    """Whose spread the means are held against: the card's own baseline, else the one known here."""
-    found = card.baseline or baseline_for(bench.env, bench.preset_name, card.env.split, bench.runtime)
+    """Whose spread the means are held against: the baseline known here, else the card's own, which is its word."""
+    found = baseline_for(bench.env, bench.preset_name, card.env.split, bench.runtime) or card.baseline
     return found if found is not None and found.n >= 2 else None
 
 
@@ -175,6 +179,8 @@ def compare_with_card(card: Card, jobs: Sequence[Job], baseline: Baseline | None
         reproduced = all(one.here is not None and abs(one.here - one.on_card) <= allowed for one in again)
     else:
         spread = need_baseline(card, baseline)
+        if spread is card.baseline:
+            differences = (*differences, "no baseline is known here, so what chance allows is the card's own word")
         mean_on_card, allowed = card.score.mean, half_width(spread, len(card.seeds), len(again))
         reproduced = mean_here is not None and abs(mean_here - mean_on_card) <= allowed
     return Verification(again, same_place, differences, machine, mean_on_card, mean_here, allowed, reproduced)

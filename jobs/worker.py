@@ -182,7 +182,8 @@ def score_checkpoint(
         patience=patience,
         cancel=cancel,
     )
-    return with_host_checks(with_compute_check(found, reference, training.cpu_s), bench, spec.patch, training)
+    patch = bench.diff(spec.tree)  # as the host writes it: a diff of another's may hide what it adds
+    return with_host_checks(with_compute_check(found, reference, training.cpu_s), bench, patch, training)
 
 
 def state_of(failure: Failure | None) -> JobState:

@@ -9,6 +9,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent.parent / "docs" / "cheats.md"
 Row = dict[str, Any]
+SAME = ("env_version", "evaluator_version", "seed")
+"""Results are comparable where these are the same."""
 NOT_IN_PROCESS = ("honest_in_the_smoke_test", "resident_helper_for_the_audit", "cache_on_disk_for_the_audit")
 """Need a trained checkpoint, or processes and files of their own."""
 
@@ -20,9 +22,23 @@ def results_path(kind: str, env: str) -> Path:
     return HERE / f"results-{kind}.json"
 
 
-def write_results(kind: str, env: str, about: dict[str, Any], rows: list[Row]) -> None:
-    """Keep the results and renew the tables that show them."""
-    results_path(kind, env).write_text(json.dumps({"about": about, "attempts": rows}, indent=1) + "\n")
+def write_results(kind: str, env: str, about: dict[str, Any], rows: list[Row], names: list[str]) -> None:
+    """Keep the results and renew the tables that show them; earlier ones stay where they are of the same versions.
+
+    Args:
+        kind: cheats, honest or blind.
+        env: the environment.
+        about: what the rows were measured with.
+        rows: the results.
+        names: every attempt that there is, in order.
+    """
+    path = results_path(kind, env)
+    kept = json.loads(path.read_text()) if path.exists() else {"about": {}, "attempts": []}
+    if all(kept["about"].get(key) == about[key] for key in SAME):
+        known = {row["name"]: row for row in [*kept["attempts"], *rows]}
+        rows = [known[name] for name in names if name in known]
+        about = about | {"untouched": kept["about"]["untouched"] | about["untouched"]}
+    path.write_text(json.dumps({"about": about, "attempts": rows}, indent=1) + "\n")
     name = kind if env == "nanogpt" else f"{kind}-{env}"
     summary = (
         f"Measured on {str(about['date'])[:10]}: {len(rows)} tried, {sum(not r['ok'] for r in rows)} not as expected."

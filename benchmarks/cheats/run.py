@@ -3,7 +3,8 @@
     python benchmarks/cheats/run.py [--only GLOB] [--honest | --blind] [--env nanogpt|toy] [--quick] [--parallel 2]
 
 The nanogpt environment is measured at a part of its size (suite.py), so that all of it takes minutes. Results go to
-results.json (results-honest.json, results-blind.json, results-toy.json) and into the tables of README.md.
+results.json (results-honest.json, results-blind.json, results-toy.json) and into the tables of README.md; with --only
+they replace those of the same names there.
 Exit code 1: a cheat is not caught by the check that it names, or an honest edit is accused.
 """
 
@@ -22,7 +23,9 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 from machine import about_now  # noqa: E402  - the benchmarks are scripts beside each other, not a package
 from report import write_docs, write_results  # noqa: E402
-from suite import QUICK, SMALLER, Attempt, Finding, Suite, attempts_of, open_suite  # noqa: E402
+from suite import QUICK, Attempt, Finding, Suite, attempts_of, open_suite  # noqa: E402
+
+from xar_agent.envs.spec import load_env  # noqa: E402
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -48,12 +51,30 @@ def is_wanted(name: str, globs: list[str] | None) -> bool:
     return globs is None or any(fnmatch.fnmatch(name, glob) for glob in globs)
 
 
-def run_all(suites: dict[str, Suite], chosen: list[Attempt], parallel: int) -> list[Finding]:
+def key_of(attempt: Attempt, env: str, quick: bool) -> str:
+    """Name of the suite that an attempt is tried in: its variant and its size."""
+    small = env == "nanogpt" and attempt.variant != "seconds" and (quick or attempt.sizes == QUICK)
+    return (attempt.variant or "plain") + ("-small" if small else "")
+
+
+def open_suites(arguments: argparse.Namespace, chosen: list[Attempt], folder: Path) -> dict[str, Suite]:
+    """Every suite that is needed."""
+    first = {key_of(attempt, arguments.env, arguments.quick): attempt for attempt in chosen}
+    return {
+        key: open_suite(
+            *(arguments.env, attempt.variant, folder / key, arguments.sandbox, arguments.seed),
+            QUICK if key.endswith("-small") else attempt.sizes,
+        )
+        for key, attempt in sorted(first.items())
+    }
+
+
+def run_all(suites: dict[str, Suite], chosen: list[Attempt], arguments: argparse.Namespace) -> list[Finding]:
     """Every attempt, several at a time, told as they end."""
 
     def run_one(attempt: Attempt) -> Finding:
         begun = time.monotonic()
-        finding = suites[attempt.variant].try_out(attempt)
+        finding = suites[key_of(attempt, arguments.env, arguments.quick)].try_out(attempt)
         value = "" if finding.value is None else f"{finding.value:.4f}"
         told = "ok" if finding.ok else "NOT AS EXPECTED"
         print(
@@ -63,7 +84,7 @@ def run_all(suites: dict[str, Suite], chosen: list[Attempt], parallel: int) -> l
         )
         return finding
 
-    with ThreadPoolExecutor(parallel) as pool:
+    with ThreadPoolExecutor(arguments.parallel) as pool:
         return list(pool.map(run_one, chosen))
 
 
@@ -76,29 +97,24 @@ def main() -> int:
         print(f"no attempt is called {arguments.only or kind}", file=sys.stderr)
         return 2
     if arguments.docs:
-        write_docs(arguments.env, [asdict(attempt) for attempt in chosen])
+        write_docs(arguments.env, [asdict(attempt) for attempt in attempts_of("cheats", arguments.env)])
         return 0
     about = about_now()
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.keep or Path(scratch)
-        suites = {
-            variant: open_suite(
-                *(arguments.env, variant, folder / (variant or "plain"), arguments.sandbox, arguments.seed),
-                QUICK if arguments.quick else SMALLER,
-            )
-            for variant in sorted({attempt.variant for attempt in chosen})
-        }
-        findings = run_all(suites, chosen, arguments.parallel)
-    untouched = {variant or "plain": suite.untouched for variant, suite in suites.items()}
+        suites = open_suites(arguments, chosen, folder)
+        findings = run_all(suites, chosen, arguments)
+    untouched = {key: suite.untouched for key, suite in suites.items()}
     bad = [finding for finding in findings if not finding.ok]
     print(f"{len(findings)} tried, {len(bad)} not as expected")
-    if not (arguments.no_results or arguments.quick) and not arguments.only:
-        environment = next(iter(suites.values())).bench.env
+    if not (arguments.no_results or arguments.quick):
+        environment = load_env(arguments.env)
         about |= {"env_version": environment.version, "evaluator_version": environment.evaluator_version}
         about |= {"seed": arguments.seed, "untouched": untouched}
-        write_results(kind, arguments.env, about, [asdict(finding) for finding in findings])
+        every = attempts_of(kind, arguments.env)
+        write_results(kind, arguments.env, about, [asdict(f) for f in findings], [attempt.name for attempt in every])
         if kind == "cheats":
-            write_docs(arguments.env, [asdict(attempt) for attempt in chosen])
+            write_docs(arguments.env, [asdict(attempt) for attempt in every])
     return 1 if bad else 0
 
 

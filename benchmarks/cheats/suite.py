@@ -43,7 +43,10 @@ UNIGRAM_NATS = 6.0
 # them are at full size, so the audits have their full power.
 SMALLER = {"budget": "135168", "val_tokens": "32768"}
 QUICK = {"budget": "30720", "val_tokens": "8192", "noise_sd": "0.05"}
-"""For a first look: 15 steps of training, and audits that see a leak of four times the size."""
+"""15 steps of training, and audits that see a leak of four times the size: for a first look, and for attempts that no
+audit has to find."""
+AUDITED = {"prefix_audit", "stateless", "recall", "recitation", "compute", "TIMEOUT", "valid", "?"}
+"""What an attempt is expected to be where the size matters."""
 SECONDS = {"budget": "10", "val_tokens": "8192"}
 # What the other folders of attempts are about: losses that the worker reduces, and a clock of seconds.
 VARIANTS: dict[str, dict[str, str]] = {
@@ -68,6 +71,11 @@ class Attempt:
     def variant(self) -> str:
         """Which form of the environment it is made for."""
         return self.name.rpartition("/")[0]
+
+    @property
+    def sizes(self) -> dict[str, str]:
+        """How large the environment has to be for it."""
+        return SECONDS if self.variant == "seconds" else SMALLER if self.expected in AUDITED else QUICK
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +184,7 @@ def open_suite(env: str, variant: str, folder: Path, backend: str, seed: int, si
     Raises:
         RuntimeError: the untouched repository has no valid score here.
     """
-    spec = small_environment(env, variant, folder, SECONDS if variant == "seconds" else sizes)
+    spec = small_environment(env, variant, folder, sizes)
     run_dir = folder / "run"
     run_dir.mkdir(parents=True)
     bench = open_bench(spec, spec.default_preset, backend, run_dir)

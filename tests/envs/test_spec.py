@@ -65,12 +65,25 @@ def test_a_folder_is_an_environment_by_path_and_through_the_search_path(
         ("budget = 40960", 'budget = "many"', "budget"),
         ('clock = "tokens"', 'clock = "steps"', "clock"),
         ('name = "toy"', 'name = "toy', "not TOML"),
+        ("budget = 40960", "budget = 0", "budget"),
+        ('name = "toy"', 'name = "toy"\nprepare = "/elsewhere/prepare.py"', "leads out of"),
+        ('name = "toy"', 'name = "toy"\nworker = "../worker.py"', "leads out of"),
     ],
 )
 def test_a_wrong_key_is_named(toy: Path, old: str, new: str, said: str) -> None:
     rewrite(toy / "env.toml", old, new)
     with pytest.raises(ConfigError, match=said):
         read_env_file(toy / "env.toml")
+
+
+def test_a_file_without_any_preset_or_in_another_encoding_is_the_users_error(toy: Path) -> None:
+    text = (toy / "env.toml").read_text()
+    (toy / "env.toml").write_text(text[: text.index("[preset.")] + "[preset]\n")
+    with pytest.raises(ConfigError, match="preset"):
+        EnvSpec(toy)
+    (toy / "env.toml").write_bytes(text.encode() + b"# \xff\n")
+    with pytest.raises(ConfigError, match="not TOML"):
+        EnvSpec(toy)
 
 
 def test_a_memory_size_that_is_none_is_an_error_of_the_file(toy: Path) -> None:

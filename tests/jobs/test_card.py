@@ -14,6 +14,7 @@ from made_runs import baseline
 
 from xar_agent.envs.spec import load_env
 from xar_agent.errors import UserError
+from xar_agent.jobs.baseline import baseline_path
 from xar_agent.jobs.bench import Bench
 from xar_agent.jobs.card import Card, digest_of, read_card, with_digest
 from xar_agent.jobs.card_making import keep_card, score_on_card
@@ -21,8 +22,9 @@ from xar_agent.jobs.records import IdeaRecord, Spend
 from xar_agent.jobs.runs import RunStore
 from xar_agent.jobs.scoring import score
 from xar_agent.jobs.types import Check, Evaluation, Failure, FailureClass, Job, JobSpec, JobState
-from xar_agent.jobs.verification import check_bench, check_env, compare_with_card
+from xar_agent.jobs.verification import check_bench, check_env, compare_with_card, known_baseline
 from xar_agent.sandbox.protocol import Patch
+from xar_agent.store import write_json
 
 pytestmark = pytest.mark.parametrize("backend", ["process"], indirect=True)
 BASE = baseline(mean=2.5, sd=0.02, n=20)
@@ -142,6 +144,53 @@ def test_what_is_no_card_is_the_users_error(path: Path, text: str) -> None:
         read_card(path)
     with pytest.raises(UserError, match="cannot read the card"):
         read_card(path.with_name("nothing.json"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda r: r.update(idea_id="../../../elsewhere"), "idea_id"),
+        (lambda r: r.update(idea_id="/elsewhere"), "idea_id"),
+        (lambda r: r["env"].update(name="./env-that-came-with-it"), "a path"),
+        (lambda r: r["evaluations"][0].update(seed=-1), "a seed"),
+        (lambda r: [e.update(value=1e308) for e in r["evaluations"]], "a figure"),
+        (lambda r: [e.update(compute_ratio=1e308) for e in r["evaluations"]], "a figure"),
+        (lambda r: r["baseline"].update(n=10**30), "the baseline"),
+        (lambda r: r["baseline"].update(cpu_s=0.0), "the baseline"),
+        (lambda r: r["baseline"].update(curve=2 * [{"compute": 1.0, "mean": 1.0, "sd": 1.0, "n": 1}]), "the baseline"),
+    ],
+)
+def test_a_card_with_names_or_figures_that_are_not_to_be_worked_with_is_refused(
+    path: Path, change: Change, said: str
+) -> None:
+    with pytest.raises(UserError, match=f"is not a result card: .*{said}"):
+        read_card(changed(path, change, redo_digest=True))
+
+
+def test_a_wide_baseline_on_a_card_makes_no_forged_score_agree(card: Card, bench: Bench) -> None:
+    own = replace(card, baseline=BASE.model_copy(update={"sd": 100.0}), env=replace(card.env, clock="seconds"))
+    assert known_baseline(own, bench) is own.baseline, "none is known here"
+    write_json(baseline_path(bench.env, bench.preset_name, runtime=bench.runtime), BASE.model_dump())
+    known = known_baseline(own, bench)
+    assert known == BASE, "the one known here counts"
+    jobs = [job(1, 3.0), job(2, 3.0)]
+    assert not compare_with_card(own, jobs, known).reproduced
+    assert "the card's own word" in compare_with_card(own, jobs, own.baseline).differences[-1]
+
+
+def test_the_evaluator_of_the_cards_own_preset_is_the_one_that_must_be_here(card: Card) -> None:
+    env = load_env("nanogpt")
+    large = env.at("speedrun")
+    assert large.evaluator_version != env.evaluator_version
+    size = large.preset("speedrun")
+    here = replace(
+        card.env, name="nanogpt", preset="speedrun", metric="minutes_to_target", clock="seconds", budget=size.budget,
+        env_version=env.version, evaluator_version=large.evaluator_version,
+    )  # fmt: skip
+    check_env(replace(card, env=here), env)
+    for other in ({"clock": "tokens"}, {"metric": "val_loss"}, {"evaluator_version": env.evaluator_version}):
+        with pytest.raises(UserError, match="cannot be verified with these files"):
+            check_env(replace(card, env=replace(here, **other)), env)
 
 
 def test_other_files_are_refused_and_named(card: Card, bench: Bench) -> None:

@@ -11,9 +11,10 @@ import pytest
 
 from xar_agent.envs.spec import Baseline, EnvSpec, load_env
 from xar_agent.errors import EvaluationError, Interrupted, UserError
-from xar_agent.jobs.baseline import baseline_for, calibrate, machine_id
+from xar_agent.jobs.baseline import baseline_for, calibrate
 from xar_agent.jobs.bench import Bench, open_bench
 from xar_agent.jobs.carry import carry, keys_to_check
+from xar_agent.jobs.machine import machine_id
 from xar_agent.store import to_json
 
 REAL = load_env("toy").folder / "baselines" / "default.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xar_agent.jobs.bench import Bench
-from xar_agent.jobs.charge import charged_cpu_s, with_compute_check, worker_limit_s
+from xar_agent.jobs.charge import charged_cpu_s, free_cpu_s, with_compute_check, worker_limit_s
 from xar_agent.jobs.evaluation import Measurement
 from xar_agent.jobs.probe import CpuReference
 from xar_agent.jobs.training import Training
@@ -16,7 +16,7 @@ from xar_agent.jobs.types import Check, Failure, FailureClass, JobSpec
 from xar_agent.jobs.worker import evaluation_of, run_job
 
 HUNDRED = CpuReference(100.0, ())
-"""25 CPU seconds are free, the cap is at 152."""
+"""11 CPU seconds are free, the cap is at 152."""
 
 
 def found(worker_cpu_s: float, failure: Failure | None = None) -> Measurement:
@@ -26,7 +26,7 @@ def found(worker_cpu_s: float, failure: Failure | None = None) -> Measurement:
 
 @pytest.mark.parametrize(
     ("worker_cpu_s", "charged", "over"),
-    [(25.0, 140.0, False), (37.0, 152.0, False), (38.0, 153.0, True), (500.0, 615.0, True)],
+    [(11.0, 140.0, False), (23.0, 152.0, False), (24.0, 153.0, True), (500.0, 629.0, True)],
 )
 def test_a_worker_beyond_its_allowance_is_charged_and_over_the_cap_it_is_invalid(
     worker_cpu_s: float, charged: float, over: bool
@@ -42,8 +42,14 @@ def test_a_worker_beyond_its_allowance_is_charged_and_over_the_cap_it_is_invalid
         assert "152.0" in check.reason
 
 
+def test_a_worker_that_scores_as_the_untouched_model_does_has_little_left_to_train_for_free() -> None:
+    nanogpt = CpuReference(71.0, ())
+    scoring_s = 6.0  # the costliest of its workers
+    assert scoring_s < free_cpu_s(nanogpt) < scoring_s + 0.06 * nanogpt.baseline_cpu_s
+
+
 def test_training_that_crosses_its_own_cap_a_little_is_not_the_workers_fault() -> None:
-    assert with_compute_check(found(25.0), HUNDRED, 153.0).valid
+    assert with_compute_check(found(11.0), HUNDRED, 153.0).valid
 
 
 def test_what_failed_before_stays_the_reason() -> None:
@@ -51,7 +57,7 @@ def test_what_failed_before_stays_the_reason() -> None:
     assert with_compute_check(found(500.0, first), HUNDRED, 140.0).failure == first
 
 
-@pytest.mark.parametrize(("train_cpu_s", "limit_s"), [(100.0, 77.0), (152.0, 30.0), (160.0, 30.0)])
+@pytest.mark.parametrize(("train_cpu_s", "limit_s"), [(100.0, 63.0), (152.0, 30.0), (160.0, 30.0)])
 def test_a_worker_is_ended_when_allowance_and_remaining_cap_are_used_up(train_cpu_s: float, limit_s: float) -> None:
     assert worker_limit_s(HUNDRED, train_cpu_s) == limit_s
 
@@ -61,8 +67,8 @@ def test_the_compute_ratio_of_a_result_holds_the_worker_and_the_figure_is_on_rec
     bench: Bench, wish: Callable[..., JobSpec]
 ) -> None:
     training = Training(None, None, "", 1, 100.0, 1.0, ())
-    evaluation = evaluation_of(bench, wish(bench.base_tree), training, found(45.0), HUNDRED)
-    assert (evaluation.compute_ratio, evaluation.train_cpu_s, evaluation.worker_cpu_s) == (1.2, 100.0, 45.0)
+    evaluation = evaluation_of(bench, wish(bench.base_tree), training, found(31.0), HUNDRED)
+    assert (evaluation.compute_ratio, evaluation.train_cpu_s, evaluation.worker_cpu_s) == (1.2, 100.0, 31.0)
 
 
 @pytest.mark.parametrize("backend", ["process"], indirect=True)

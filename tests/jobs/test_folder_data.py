@@ -67,11 +67,17 @@ class TokenStream:
 
 
 @pytest.fixture
-def toy_copy(toy_copy: Path) -> Path:
+def budget_s() -> int:
+    """Seconds of the preset; a test may ask for others."""
+    return BUDGET_S
+
+
+@pytest.fixture
+def toy_copy(toy_copy: Path, budget_s: int) -> Path:
     """The small toy environment with its data as a folder and two seconds of training; no CPU cap."""
     text = (toy_copy / "env.toml").read_text()
     changes = {
-        "budget = 4096": f"budget = {BUDGET_S}",
+        "budget = 4096": f"budget = {budget_s}",
         'clock = "tokens"': 'clock = "seconds"\ndata = "folder"',
         "cpu_cap_s = 2.0\n": "",
         "smoke_tokens = 2048": "smoke_seconds = 1",
@@ -125,6 +131,7 @@ def test_the_folder_can_be_read_and_not_written(bench: Bench, edit: Edit, tmp_pa
         assert "XAR ['data', 'launch.py']" in log.read_text()
 
 
+@pytest.mark.parametrize("budget_s", [60])  # the program ends by itself when it has read everything
 @pytest.mark.parametrize("backend", ["process"], indirect=True)
 def test_without_a_cap_nothing_is_probed_and_fidelity_knows_only_what_repeats(
     bench: Bench, store: RunStore, edit: Edit, wish: Wish

@@ -74,7 +74,9 @@ def test_a_job_goes_from_patch_to_record(store: RunStore, bench: Bench, edit: Ed
     assert (found.tokens, found.seed, found.reasons) == (4096, 1, ())
     assert found.train_cpu_s > 0
     assert 0.3 < found.compute_ratio < 3
-    assert [check.name for check in found.checks] == ["shape", "finite", "normalised", "prefix_audit", "stateless"]
+    by_evaluator = ["shape", "finite", "normalised", "prefix_audit", "stateless"]
+    by_host = ["compute", "protected_files", "budget", "recitation"]
+    assert [check.name for check in found.checks] == by_evaluator + by_host
     kinds = [event.kind for event in events if event.kind != "metric"]
     assert kinds == ["started", "training_done", "evaluating", "done"]
     job_dir = store.job_dir(job.id)

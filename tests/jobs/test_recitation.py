@@ -256,3 +256,16 @@ def test_added_lines_have_their_place_in_the_patched_file() -> None:
     assert [(line.place, line.text) for line in added_lines(diff)] == [
         ("a.py:4", "two"), ("a.py:5", "four"), ("a.py:21", "+++ b/odd"), ("a.py:22", "y"), ("b.py:1", "z"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("hiding", ["\f", "\v", "\x1c", "\x85", "\u2028", "\r", "\f@@ -1 +1,0 @@ "])
+def test_a_character_that_only_looks_like_a_line_end_hides_nothing(
+    preset: Preset, data: DataSet, checkpoint: Path, hiding: str
+) -> None:
+    text = prose(1, 400).replace("\n", " ")
+    diff = f"--- a/train.py\n+++ b/train.py\n@@ -1 +1,2 @@\n-a\n+# {hiding}{text}\n+b = 1\n"
+    assert [line.number for line in added_lines(diff)] == [1, 2]
+    found = recitation_check(Patch("base", diff, ("train.py",), 2, 1, "sha"), preset, data, checkpoint)
+    assert (found.passed, "text of the validation split" in found.reason) == (False, True)
+    packed = diff.replace(text, base64.b64encode(random.Random(0).randbytes(3000)).decode())
+    assert data_in_patch(Patch("base", packed, ("train.py",), 2, 1, "sha"), preset)

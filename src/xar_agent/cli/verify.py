@@ -104,6 +104,7 @@ def make_checking(
     card = read_card(path)
     spec = load_env(env or card.env.name)
     check_env(card, spec)
+    spec = spec.at(card.env.preset)
     if n_seeds is not None and n_seeds > len(card.seeds):
         raise UserError(
             f"the card has {len(card.seeds)} seeds, not {n_seeds}", "leave --seeds out to check all of them"
@@ -125,7 +126,7 @@ def carry_out(live: Live, checking: Checking) -> tuple[Path, Verification]:
     from xar_agent.jobs.verification import check_bench, compare_with_card, known_baseline, train_again
 
     card, settings = checking.card, checking.settings
-    show_measuring(live, checking.env.at(card.env.preset), card.env.preset, checking.sandbox)
+    show_measuring(live, checking.env, card.env.preset, checking.sandbox)
     hours = settings.budget_hours
     with interruptible() as cancel, open_run(checking) as store:
         bench = prepared_bench(live, checking.env, card.env.preset, settings, store.dir)
@@ -180,7 +181,8 @@ def page_of(checking: Checking, run_dir: Path, found: Verification) -> Renderabl
     verdict = Text("reproduced", "bold green") if found.reproduced else Text("not reproduced", "bold red")
     rows: list[tuple[str, str | Text]] = [("verdict", verdict)]
     rows += [("idea", one_line(card.idea, 200))] if card.idea else []
-    rows += [("env", f"{card.env.name}, preset {card.env.preset}, {card.env.split} split, data {card.env.corpus}")]
+    where = f"{card.env.name}, preset {card.env.preset}, {card.env.split} split, data {card.env.corpus}"
+    rows.append(("env", one_line(where, 300)))
     rows += [(f"seed {one.seed}", seed_text(one.on_card, one.here, one.reason)) for one in found.again]
     rows.append(("mean", mean_text(found)))
     rows.append(("rule", rule_text(found)))
