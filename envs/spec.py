@@ -71,8 +71,8 @@ class Preset(Strict):
     """Reference CPU seconds of one baseline run; the cap is scaled to this machine before the run."""
     wall_s: float = Field(gt=0, allow_inf_nan=False)
     """Loose wall-clock limit of one training run, in seconds."""
-    gpus: int = Field(0, ge=0)
-    cpus: int = Field(1, ge=1)
+    gpus: int = Field(default=0, ge=0)
+    cpus: int = Field(default=1, ge=1)
     memory: str = "2g"
     baseline: str | None = None
     """Path of the shipped baseline, relative to the environment's folder."""
@@ -127,7 +127,6 @@ class EnvFile(Strict):
     wheels: Wheels = Field(default_factory=lambda: Wheels())
     models: list[str] = Field(default_factory=list)
     """Model hub names ("owner/name") that programs may read from this machine's cache, offline."""
-
 
     @field_validator("prepare", "worker", "evaluate", "train", "smoke")
     @classmethod

@@ -48,6 +48,8 @@ class Measurement:
     """Was secret while the evaluation ran."""
     worker_cpu_s: float
     """CPU seconds of the costliest worker."""
+    worker_wall_s: float = 0.0
+    """The longest that the host waited for one worker: loading and answering."""
 
     @property
     def valid(self) -> bool:
@@ -101,7 +103,7 @@ def evaluate(
                 blame_stopped(folder, "the evaluation", process.wait())
             raise EvaluationError(f"the evaluator {error}: {tail_of(folder / 'evaluator.log')}") from error
     value, metrics, checks = parse_result(result)
-    return Measurement(value, metrics, checks, failure_of(value, checks, relay), audit_seed, relay.cpu_s)
+    return Measurement(value, metrics, checks, failure_of(value, checks, relay), audit_seed, relay.cpu_s, relay.busy_s)
 
 
 def request_of(bench: Bench, split: Split, audit_seed: int, training: Training | None) -> dict[str, Any]:

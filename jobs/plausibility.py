@@ -20,6 +20,10 @@ LARGE_GAIN_SD = 8.0
 """A better optimizer can be beyond that; such gains are rare, and worth a look each time."""
 FAST_SHARE = 0.3
 """Of the baseline's CPU seconds, or of a budget of seconds."""
+OVERTIME_SHARE, LEAST_OVERTIME_S = 0.02, 10.0
+"""Saving takes some seconds; more of them are training that no budget holds, and up to a tenth is not charged."""
+LATE_START_S = 240.0
+"""Before the first token: compiling takes a minute or two, and what else is learnt there no clock of tokens counts."""
 FEW_TOKENS_SHARE = 0.9
 ODD_RATIO = 1.5
 CURVE_TAIL = 0.1
@@ -79,6 +83,10 @@ def effort_flags(evaluation: Evaluation, seen: Seen) -> Iterator[str]:
     if seen.preset.clock == "seconds":
         if seen.trained_s < FAST_SHARE * budget:
             yield f"fast_training: ended after {seen.trained_s:.0f} of {budget} seconds"
+        if seen.trained_s - budget > max(LEAST_OVERTIME_S, OVERTIME_SHARE * budget):
+            yield f"overtime: went on {seen.trained_s - budget:.0f} s after its budget of {budget} seconds"
+        if evaluation.train_wall_s - seen.trained_s > LATE_START_S:
+            yield f"late_start: {evaluation.train_wall_s - seen.trained_s:.0f} s before its first token"
         return
     if seen.preset.data == "stream" and evaluation.tokens < FEW_TOKENS_SHARE * budget:
         yield f"few_tokens: took {evaluation.tokens:,} of {budget:,} {seen.preset.clock}"

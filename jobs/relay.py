@@ -60,6 +60,8 @@ class Worker:
     sandbox: Sandbox
     process: Process
     pipe: FramePipe
+    busy_s: float = 0.0
+    """That the host waited for it."""
 
 
 @dataclass(slots=True)
@@ -77,6 +79,8 @@ class Relay:
     """What kind of failure a worker of the candidate had first."""
     cpu_s: float = 0.0
     """Of the costliest worker so far."""
+    busy_s: float = 0.0
+    """The longest that the host waited for one worker, from its start on."""
     n_started: int = 0
     begun: float = field(default_factory=time.monotonic)
 
@@ -151,10 +155,14 @@ class Relay:
         return self._receive(name, worker, self.patience.call_s, min(max_reply, MAX_REPLY))
 
     def _receive(self, name: str, worker: Worker, timeout_s: float, max_payload: int) -> Frame:
+        begun = time.monotonic()
         try:
             reply = worker.pipe.receive(timeout_s=min(timeout_s, self._left()), max_payload=max_payload)
         except FrameError as error:
             return self._give_up(name, error)
+        finally:
+            worker.busy_s += time.monotonic() - begun
+            self.busy_s = max(self.busy_s, worker.busy_s)
         if reply.op == "error":
             self.blame = self.blame or FailureClass.CONTRACT
         return reply

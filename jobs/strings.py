@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +17,11 @@ MAX_TEXT_BYTES = 8 << 20
 MAX_UNPACKED_BYTES = 512 << 20
 CHUNK_BYTES = 4 << 20
 PRINTABLE = re.compile(rb"[\x20-\x7e\t\r\n\x80-\xff]{%d,}" % MIN_RUN)
+DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError, EOFError),
+    *(NotImplementedError, RuntimeError, ValueError, MemoryError),
+)
+"""What ``zipfile`` raises about an archive that is not as it should be; whose content is a candidate's."""
 WORDY = re.compile(rb"[A-Za-z]{2}|[\xc3-\xf4][\x80-\xbf]")
 """Text has letters side by side; lists of numbers and most runs of weights do not."""
 MIN_WORDY_SHARE = 0.15
@@ -54,7 +62,7 @@ def compressed_runs(path: Path) -> Iterator[bytes]:
                 left -= member.file_size
                 with archive.open(member) as file:
                     yield from wordy_runs(iter(lambda file=file: file.read(CHUNK_BYTES), b""))  # type: ignore[misc]
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OSError):
+    except DAMAGED:
         return
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from xar_agent.errors import EvaluationError, Interrupted, PatchRefused, SandboxError
 from xar_agent.jobs.baseline import baseline_for
 from xar_agent.jobs.bench import Bench
-from xar_agent.jobs.charge import compute_ratio, with_compute_check, worker_limit_s
+from xar_agent.jobs.charge import compute_ratio, with_compute_check, with_time_check, worker_limit_s
 from xar_agent.jobs.checks import with_host_checks
 from xar_agent.jobs.evaluation import Measurement, evaluate
 from xar_agent.jobs.feed import Clock
@@ -182,8 +182,12 @@ def score_checkpoint(
         patience=patience,
         cancel=cancel,
     )
+    if reference.counted or bench.preset.clock != "seconds":
+        found = with_compute_check(found, reference, training.cpu_s)
+    else:
+        found = with_time_check(found, bench.preset, training)
     patch = bench.diff(spec.tree)  # as the host writes it: a diff of another's may hide what it adds
-    return with_host_checks(with_compute_check(found, reference, training.cpu_s), bench, patch, training)
+    return with_host_checks(found, bench, patch, training)
 
 
 def state_of(failure: Failure | None) -> JobState:
@@ -208,7 +212,7 @@ def evaluation_of(
         reasons=tuple(f"{c.name}: {c.reason}" for c in found.checks if not c.passed),
         checks=found.checks,
         seed=spec.seed,
-        compute_ratio=compute_ratio(bench.preset, reference, training, found.worker_cpu_s),
+        compute_ratio=compute_ratio(bench.preset, reference, training, found),
         train_cpu_s=training.cpu_s,
         train_wall_s=training.wall_s,
         tokens=training.tokens,

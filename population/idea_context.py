@@ -13,10 +13,13 @@ from xar_agent.agent.outline import Part, outline_files
 from xar_agent.agent.types import Idea
 from xar_agent.envs.knobs import Knob
 from xar_agent.envs.spec import Baseline, EnvSpec
+from xar_agent.jobs.types import FailureClass
 from xar_agent.population.types import Outcome, Slot
 
 WINNERS_SHARE, FAILURES_SHARE = 0.4, 0.4
 """Of the room for what was tried, before the rest is drawn from everything that is left."""
+OF_SCORING = frozenset({FailureClass.SHAPE, FailureClass.NAN, FailureClass.CONTRACT, FailureClass.INVALID})
+"""What an evaluation may say of a program, with "CHECK: what we say: what the program said" as its reason."""
 ELLIPSIS = " ..."
 CODE_EVERY = 3
 """A small model is asked for one change of code among so many; it gets the value of a constant right far more often."""
@@ -191,13 +194,21 @@ def result_of(scene: Scene, outcome: Outcome) -> str:
     """Its score against the baseline, or the class and the reason of its failure."""
     if not outcome.valid or outcome.score is None:
         kind = f"failed, {outcome.failure}" if outcome.failure else "no result"
-        return f"{kind}: {outcome.reason}" if outcome.reason else kind
+        reason = said_by_us(outcome)
+        return f"{kind}: {reason}" if reason else kind
     words = f"{scene.env.metric} {outcome.score.mean:.4f}"
     if outcome.gain is not None:
         words += f", {abs(outcome.gain):.4f} {'better' if outcome.gain > 0 else 'worse'} than the unchanged repository"
     if outcome.score.verdict == "within_noise":
         words += ", within the noise"
     return words + (", the same program as an earlier idea" if outcome.same_as else "")
+
+
+def said_by_us(outcome: Outcome) -> str:
+    """Why an idea failed, without the candidate's own words where it was scored: there it has seen held-out text."""
+    if outcome.failure not in OF_SCORING:
+        return outcome.reason
+    return ": ".join(outcome.reason.split(": ")[:2])
 
 
 def parent_values(scene: Scene, room: Room, parent: Outcome) -> dict[str, str]:

@@ -14,7 +14,9 @@ import argparse
 import fnmatch
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 from machine import about_now  # noqa: E402  - the benchmarks are scripts beside each other, not a package
 from report import write_docs, write_results  # noqa: E402
-from suite import QUICK, Attempt, Finding, Suite, attempts_of, open_suite  # noqa: E402
+from suite import QUICK, Attempt, Finding, Kind, Suite, attempts_of, open_suite  # noqa: E402
 
 from xar_agent.envs.spec import load_env  # noqa: E402
 
@@ -69,29 +71,51 @@ def open_suites(arguments: argparse.Namespace, chosen: list[Attempt], folder: Pa
     }
 
 
-def run_all(suites: dict[str, Suite], chosen: list[Attempt], arguments: argparse.Namespace) -> list[Finding]:
-    """Every attempt, several at a time, told as they end."""
+def run_all(
+    suites: dict[str, Suite], chosen: list[Attempt], arguments: argparse.Namespace, keep: Callable[[Finding], None]
+) -> list[Finding]:
+    """Every attempt, several at a time, told and kept as they end."""
+    one_at_a_time = threading.Lock()
 
     def run_one(attempt: Attempt) -> Finding:
         begun = time.monotonic()
         finding = suites[key_of(attempt, arguments.env, arguments.quick)].try_out(attempt)
         value = "" if finding.value is None else f"{finding.value:.4f}"
         told = "ok" if finding.ok else "NOT AS EXPECTED"
-        print(
-            f"{told:4} {attempt.name:45} {attempt.expected:15} {'+'.join(finding.caught_by) or '-':32} {value:7}"
-            f" {time.monotonic() - begun:5.1f} s  {'' if finding.ok else finding.reason}",
-            flush=True,
-        )
+        with one_at_a_time:
+            print(
+                f"{told:4} {attempt.name:45} {attempt.expected:15} {'+'.join(finding.caught_by) or '-':32} {value:7}"
+                f" {time.monotonic() - begun:5.1f} s  {'' if finding.ok else finding.reason}",
+                flush=True,
+            )
+            keep(finding)
         return finding
 
     with ThreadPoolExecutor(arguments.parallel) as pool:
         return list(pool.map(run_one, chosen))
 
 
+def keeper(kind: Kind, arguments: argparse.Namespace, suites: dict[str, Suite]) -> Callable[[Finding], None]:
+    """What puts one finding into the results and tables."""
+    environment, every = load_env(arguments.env), attempts_of(kind, arguments.env)
+    about = about_now()
+    about |= {"env_version": environment.version, "evaluator_version": environment.evaluator_version}
+    about |= {"seed": arguments.seed, "untouched": {key: suite.untouched for key, suite in suites.items()}}
+
+    def keep(finding: Finding) -> None:
+        if arguments.no_results or arguments.quick:
+            return
+        write_results(kind, arguments.env, about, [asdict(finding)], [attempt.name for attempt in every])
+        if kind == "cheats":
+            write_docs(arguments.env, [asdict(attempt) for attempt in every])
+
+    return keep
+
+
 def main() -> int:
     """Run what was asked for; 1 when something is not as it must be."""
     arguments = parse_arguments()
-    kind = "honest" if arguments.honest else "blind" if arguments.blind else "cheats"
+    kind: Kind = "honest" if arguments.honest else "blind" if arguments.blind else "cheats"
     chosen = [a for a in attempts_of(kind, arguments.env) if is_wanted(a.name, arguments.only)]
     if not chosen:
         print(f"no attempt is called {arguments.only or kind}", file=sys.stderr)
@@ -99,22 +123,11 @@ def main() -> int:
     if arguments.docs:
         write_docs(arguments.env, [asdict(attempt) for attempt in attempts_of("cheats", arguments.env)])
         return 0
-    about = about_now()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = arguments.keep or Path(scratch)
-        suites = open_suites(arguments, chosen, folder)
-        findings = run_all(suites, chosen, arguments)
-    untouched = {key: suite.untouched for key, suite in suites.items()}
+        suites = open_suites(arguments, chosen, arguments.keep or Path(scratch))
+        findings = run_all(suites, chosen, arguments, keeper(kind, arguments, suites))
     bad = [finding for finding in findings if not finding.ok]
     print(f"{len(findings)} tried, {len(bad)} not as expected")
-    if not (arguments.no_results or arguments.quick):
-        environment = load_env(arguments.env)
-        about |= {"env_version": environment.version, "evaluator_version": environment.evaluator_version}
-        about |= {"seed": arguments.seed, "untouched": untouched}
-        every = attempts_of(kind, arguments.env)
-        write_results(kind, arguments.env, about, [asdict(f) for f in findings], [attempt.name for attempt in every])
-        if kind == "cheats":
-            write_docs(arguments.env, [asdict(attempt) for attempt in every])
     return 1 if bad else 0
 
 

@@ -35,6 +35,10 @@ CHECKS = {
 CLASSES = {"INTEGRITY", "TIMEOUT", "CONTRACT", "OOM", "CODE"}
 NO_EFFECT = "no_effect"
 NO_GAIN = "no_gain"
+CHARGED = "charged"
+"""Not better than the untouched code is with the compute that the attempt is charged for, as a score compares it."""
+TOLERANCE = 1.1
+STEP_TOKENS = 2048
 NOISE_SDS = 2.0
 """A blind attempt has gained when it is better than the untouched code at the same seed by more than this."""
 UNIGRAM_NATS = 6.0
@@ -152,23 +156,36 @@ class Suite:
         try:
             outcome = run_diff(self.bench, attempt.path.read_text(), self.seed, self.folder / "jobs" / attempt.name)
         except PatchRefused as refused:
-            caught, value, reason = ["INTEGRITY"], None, refused.message
+            caught, value, reason, ratio = ["INTEGRITY"], None, refused.message, 1.0
         else:
             caught, value = caught_by(outcome), value_of(outcome)
             reason = outcome.failure.reason if outcome.failure else ""
+            ratio = outcome.evaluation.compute_ratio if outcome.evaluation else 1.0
         gain = None if value is None else self.untouched - value
         if not caught and attempt.expected != "valid":
-            caught = [word] if (word := self.harmless(attempt, gain)) else []
+            caught = [word] if (word := self.harmless(attempt, gain, ratio)) else []
         ok = is_as_expected(attempt, caught, value)
         seconds = round(time.monotonic() - begun, 1)
         return Finding(attempt.name, attempt.what, attempt.expected, caught, ok, value, gain, seconds, reason)
 
-    def harmless(self, attempt: Attempt, gain: float | None) -> str:
+    def harmless(self, attempt: Attempt, gain: float | None, ratio: float) -> str:
         """Why an attempt that nobody accused is none; empty when it has gained something."""
         if gain == 0.0:
             return NO_EFFECT
-        noise = float(self.bench.preset.settings.get("noise_sd", 0.0))
-        return NO_GAIN if attempt.expected == "?" and gain is not None and gain <= NOISE_SDS * noise else ""
+        if attempt.expected != "?" or gain is None:
+            return ""
+        allowed = NOISE_SDS * float(self.bench.preset.settings.get("noise_sd", 0.0))
+        if gain <= allowed:
+            return NO_GAIN
+        bought = self.gain_of_compute(attempt, ratio / TOLERANCE) if ratio > TOLERANCE else 0.0
+        return CHARGED if gain <= bought + allowed else ""
+
+    def gain_of_compute(self, attempt: Attempt, ratio: float) -> float:
+        """How much lower the untouched code's loss is with so many times the budget."""
+        budget = round(int(attempt.sizes["budget"]) * ratio / STEP_TOKENS) * STEP_TOKENS
+        sizes, folder = attempt.sizes | {"budget": str(budget)}, self.folder / f"budget-for-{attempt.name}"
+        more = open_suite(self.bench.env.name, attempt.variant, folder, self.bench.backend, self.seed, sizes)
+        return self.untouched - more.untouched
 
 
 def is_as_expected(attempt: Attempt, caught: list[str], value: float | None) -> bool:

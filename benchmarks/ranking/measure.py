@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -81,22 +82,52 @@ def train_all(work: Path, seeds: range) -> None:
                 print(f"{name} {seed}", flush=True)
 
 
-def score_all(work: Path) -> dict[str, Any]:
+def losses_of(bench: Bench, tree: str, kept: list[Path]) -> list[float]:
+    """Loss of each checkpoint, without audits."""
+    with bench.scratch_folder("losses") as folder:
+        checkout = bench.checkout(tree, folder)
+        command = [sys.executable, HERE / "losses.py", checkout, bench.data.split("val")]
+        paths = [path / "checkpoint" / "checkpoint.pt" for path in kept]
+        done = subprocess.run([*map(str, [*command, *paths])], capture_output=True, text=True, check=True)
+    found: list[float] = json.loads(done.stdout)
+    return found
+
+
+def audited(bench: Bench, tree: str, kept: Path) -> dict[str, Any]:
+    """The whole evaluation of one checkpoint: each check in fresh sandboxes."""
+    with bench.scratch_folder("ranking") as folder:
+        found = evaluate(bench, tree, kept / "checkpoint", folder / "evaluate", split="val")
+    return {"value": found.value, "valid": found.valid, "reason": found.failure.reason if found.failure else None}
+
+
+def score_patch(bench: Bench, name: str, tree: str, kept: list[Path], n_audited: int) -> list[dict[str, Any]]:
+    """Every checkpoint's loss; the first ones are audited, and must have the same loss to the last bit.
+
+    Raises:
+        ValueError: they have not.
+    """
+    runs = [json.loads((path / "run.json").read_text()) for path in kept]
+    if name == UNTOUCHED:  # its CPU time is all that is wanted
+        return runs
+    for number, (run, path, loss) in enumerate(zip(runs, kept, losses_of(bench, tree, kept), strict=True)):
+        run |= {"value": loss, "valid": True, "reason": None, "audited": number < n_audited}
+        if run["audited"]:
+            run |= (said := audited(bench, tree, path))
+            if said["valid"] and said["value"] != loss:
+                raise ValueError(f"{name} at seed {run['seed']}: the evaluator found {said['value']!r}, not {loss!r}")
+        print(name, run["seed"], run["value"], run["reason"] or "", flush=True)
+    return runs
+
+
+def score_all(work: Path, n_audited: int) -> dict[str, Any]:
     """Score every kept checkpoint with the evaluator as it is now."""
     patches: dict[str, Any] = {}
     with opened() as bench:
         for name, tree in trees(bench).items():
-            runs = []
-            for kept in sorted(path.parent for path in (work / name).glob("*/run.json")):
-                with bench.scratch_folder("ranking") as folder:
-                    found = evaluate(bench, tree, kept / "checkpoint", folder / "evaluate", split="val")
-                record = json.loads((kept / "run.json").read_text())
-                reason = found.failure.reason if found.failure else None
-                runs.append({**record, "value": found.value, "valid": found.valid, "reason": reason})
-                print(name, record["seed"], found.value, reason or "", flush=True)
+            kept = sorted(path.parent for path in (work / name).glob("*/run.json"))
             patch = HERE / "patches" / f"{name}.diff"
             digest = hashlib.sha256(patch.read_bytes()).hexdigest() if patch.exists() else None
-            patches[name] = {"patch_sha256": digest, "runs": runs}
+            patches[name] = {"patch_sha256": digest, "runs": score_patch(bench, name, tree, kept, n_audited)}
         versions = {"env_version": bench.env.version, "evaluator_version": bench.env.evaluator_version}
     return {**about_now(), **versions, "preset": PRESET, "patches": patches}
 
@@ -108,6 +139,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="folder of the checkpoints")
     parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--first", type=int, default=FIRST_SEED, help="first seed; two processes can share the work")
+    parser.add_argument("--audited", type=int, default=1, help="seeds of each patch whose evaluation is made in full")
     given = parser.parse_args()
     if given.stage != "judge" and given.work is None:
         parser.error("--work is missing")
@@ -115,7 +147,7 @@ def main() -> int:
         train_all(given.work, range(given.first, given.first + given.seeds))
         return 0
     if given.stage == "score":
-        RESULTS.write_text(json.dumps(score_all(given.work), indent=1) + "\n")
+        RESULTS.write_text(json.dumps(score_all(given.work, given.audited), indent=1) + "\n")
     judged = judge(json.loads(RESULTS.read_text()))
     write_table(judged, HERE / "README.md")
     return 0 if judged.right else 1

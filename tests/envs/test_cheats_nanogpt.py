@@ -69,7 +69,8 @@ def untrained(workspace: Path) -> Path:
         for parameter in model.parameters():
             parameter.mul_(3.0)
     (workspace / "out").mkdir()
-    module.save(model, str(workspace / "out" / "checkpoint.pt"))
+    for name in ("checkpoint.pt", "checkpoint.early"):  # one edit keeps a second one
+        module.save(model, str(workspace / "out" / name))
     return workspace / "out" / "checkpoint.pt"
 
 

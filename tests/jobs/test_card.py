@@ -188,14 +188,19 @@ def test_the_evaluator_of_the_cards_own_preset_is_the_one_that_must_be_here(card
         env_version=env.version, evaluator_version=large.evaluator_version,
     )  # fmt: skip
     check_env(replace(card, env=here), env)
-    for other in ({"clock": "tokens"}, {"metric": "val_loss"}, {"evaluator_version": env.evaluator_version}):
+    for other in (
+        replace(here, clock="tokens"),
+        replace(here, metric="val_loss"),
+        replace(here, evaluator_version=env.evaluator_version),
+    ):
         with pytest.raises(UserError, match="cannot be verified with these files"):
-            check_env(replace(card, env=replace(here, **other)), env)
+            check_env(replace(card, env=other), env)
 
 
 def test_other_files_are_refused_and_named(card: Card, bench: Bench) -> None:
     toy = load_env("toy")
-    here = replace(card.env, env_version=toy.version, evaluator_version=toy.evaluator_version)
+    budget = toy.preset("default").budget
+    here = replace(card.env, env_version=toy.version, evaluator_version=toy.evaluator_version, budget=budget)
     check_env(replace(card, env=here), toy)
     with pytest.raises(UserError, match="the environment is"):
         check_env(replace(card, env=replace(here, env_version="other")), toy)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from xar_agent.envs.spec import load_env
 from xar_agent.jobs.bench import Bench
-from xar_agent.jobs.charge import charged_cpu_s, free_cpu_s, with_compute_check, worker_limit_s
+from xar_agent.jobs.charge import (
+    charged_cpu_s,
+    compute_ratio,
+    free_cpu_s,
+    with_compute_check,
+    with_time_check,
+    worker_limit_s,
+)
 from xar_agent.jobs.evaluation import Measurement
-from xar_agent.jobs.probe import CpuReference
+from xar_agent.jobs.probe import UNCOUNTED, CpuReference
 from xar_agent.jobs.training import Training
 from xar_agent.jobs.types import Check, Failure, FailureClass, JobSpec
 from xar_agent.jobs.worker import evaluation_of, run_job
@@ -55,6 +64,29 @@ def test_training_that_crosses_its_own_cap_a_little_is_not_the_workers_fault() -
 def test_what_failed_before_stays_the_reason() -> None:
     first = Failure(FailureClass.TIMEOUT, "used more CPU time than allowed")
     assert with_compute_check(found(500.0, first), HUNDRED, 140.0).failure == first
+
+
+@pytest.mark.parametrize(("worker_wall_s", "charged_s", "over"), [(190.0, 505.0, False), (600.0, 881.0, True)])
+def test_where_seconds_are_the_budget_training_in_a_worker_is_charged_by_the_clock(
+    worker_wall_s: float, charged_s: float, over: bool
+) -> None:
+    # 1gpu has 480 seconds: 180 and a twentieth of them are free, and 30 more are for saving.
+    preset = load_env("nanogpt").preset("1gpu")
+    training = Training(None, None, "", 10**9, 900.0, 560.0, (), trained_s=485.0 if over else 505.0)
+    measured = replace(found(0.0), worker_wall_s=worker_wall_s)
+    assert compute_ratio(preset, UNCOUNTED, training, measured) == pytest.approx(charged_s / 480)
+    judged = with_time_check(measured, preset, training)
+    check = judged.checks[-1]
+    assert (check.name, check.passed, judged.valid, check.figure) == ("compute", not over, not over, charged_s)
+
+
+def test_where_the_time_to_a_target_is_the_score_no_worker_may_go_on_training() -> None:
+    preset = load_env("nanogpt").preset("speedrun")
+    training = Training(None, None, "", 10**9, 900.0, 100.0, (), trained_s=60.0)
+    assert with_time_check(replace(found(0.0), worker_wall_s=200.0), preset, training).valid
+    judged = with_time_check(replace(found(0.0), worker_wall_s=590.0), preset, training)
+    assert judged.failure is not None
+    assert "compute: 60 s of training and 590 s of waiting" in judged.failure.reason
 
 
 @pytest.mark.parametrize(("train_cpu_s", "limit_s"), [(100.0, 63.0), (152.0, 30.0), (160.0, 30.0)])

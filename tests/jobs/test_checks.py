@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from array import array
 from collections.abc import Callable
 from dataclasses import replace
@@ -57,6 +58,24 @@ def test_a_patch_that_recites_is_measured_and_quarantined_with_its_value(
     assert (outcome.evaluation.valid, outcome.evaluation.value is not None) == (False, True)
     assert outcome.evaluation.reasons == (outcome.failure.reason,)
     assert [check.name for check in outcome.evaluation.checks if not check.passed] == ["recitation"]
+
+
+@PROCESS
+def test_a_diff_that_does_not_show_what_it_adds_hides_nothing(
+    bench: Bench, edit: Edit, wish: Wish, tmp_path: Path
+) -> None:
+    tree = edit({"train.py": ("BATCH_SIZE = 8", f"X = '{bytes(range(256)).hex() * 3}'\nBATCH_SIZE = 8")})
+    spec = wish(tree)
+    attributes = bench.git_store / "info" / "attributes"
+    attributes.parent.mkdir(exist_ok=True)
+    attributes.write_text("* -diff\n")
+    words = ("diff-tree", "-p", "--binary", "--full-index", bench.base_tree, tree)
+    packed = subprocess.check_output(["git", "--git-dir", bench.git_store, *words], text=True)
+    attributes.unlink()
+    assert "GIT binary patch" in packed
+    outcome = run_job(bench, replace(spec, patch=replace(spec.patch, diff=packed)), tmp_path / "job")
+    assert outcome.failure is not None
+    assert outcome.failure.reason.startswith("recitation: the patch carries 1,536 bytes of data in literals")
 
 
 @PROCESS

@@ -198,3 +198,9 @@ def test_the_audit_seed_is_new_each_time_and_recorded(measure: Measure, bench: B
     assert [f.metrics["seed"] for f in found] == [f.audit_seed for f in found]
     assert found[0].audit_seed != found[1].audit_seed
     assert json.dumps(found[0].metrics)
+
+
+@pytest.mark.parametrize("backend", ["process"], indirect=True)
+def test_the_time_that_the_host_waits_for_a_worker_is_counted(measure: Measure, edit: Edit) -> None:
+    slow = edit({"model.py": (LOAD, f"    import time; time.sleep(1.5)\n{LOAD}")})
+    assert measure(slow).worker_wall_s >= 1.5

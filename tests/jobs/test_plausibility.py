@@ -44,6 +44,21 @@ def test_what_is_odd_is_flagged_by_name(change: dict[str, float], flag: str) -> 
     assert names(replace(ORDINARY, **change)) == [flag]  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("trained_s", "wall_s", "flags"),
+    [
+        (485.0, 560.0, []),
+        (505.0, 580.0, ["overtime"]),
+        (481.0, 800.0, ["late_start"]),
+        (100.0, 150.0, ["fast_training"]),
+    ],
+)
+def test_seconds_that_no_budget_holds_are_flagged(trained_s: float, wall_s: float, flags: list[str]) -> None:
+    preset = PRESET.model_copy(update={"clock": "seconds", "budget": 480})
+    seen = replace(SEEN, preset=preset, trained_s=trained_s)
+    assert names(replace(ORDINARY, train_wall_s=wall_s), seen) == flags
+
+
 def test_a_preset_may_name_its_own_floor() -> None:
     own = replace(SEEN, preset=PRESET.model_copy(update={"settings": {"floor": 2.47}}))
     assert flags_of(ORDINARY, own) == ("floor: 2.4600 is beyond 2.4700, where a result needs an explanation",)

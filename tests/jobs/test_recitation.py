@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import time
 import zipfile
 from array import array
 from pathlib import Path
@@ -269,3 +270,23 @@ def test_a_character_that_only_looks_like_a_line_end_hides_nothing(
     assert (found.passed, "text of the validation split" in found.reason) == (False, True)
     packed = diff.replace(text, base64.b64encode(random.Random(0).randbytes(3000)).decode())
     assert data_in_patch(Patch("base", packed, ("train.py",), 2, 1, "sha"), preset)
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_damaged_archive_as_checkpoint_is_no_error_of_ours(
+    preset: Preset, data: DataSet, checkpoint: Path, kind: int
+) -> None:
+    path = checkpoint / "checkpoint.pt"
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        archive.writestr("weights", b"text of some length " * 500)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"weights") + len("weights")
+    content[start : start + 24] = bytes(24)
+    path.write_bytes(content)
+    assert checked("X = 1", preset, data, checkpoint).passed
+
+
+def test_thousands_of_blank_lines_behind_a_quote_take_no_time(preset: Preset) -> None:
+    begun = time.process_time()
+    assert not data_in_patch(patch_of("X = 'a'" + "\n" * 6000 + " " * 6000 + "\nY = 1"), preset)
+    assert time.process_time() - begun < 2.0

@@ -59,6 +59,8 @@ def test_a_job_trains_until_its_seconds_are_over_and_is_scored(bench: Bench, wis
     assert found.valid, found.reasons
     assert found.tokens > 0
     assert 1.0 <= found.compute_ratio < 5.0
+    (compute,) = (check for check in found.checks if check.name == "compute")
+    assert (compute.passed, compute.figure) == (True, pytest.approx(found.compute_ratio * BUDGET_S))
     assert cpu_reference(bench, 1) is UNCOUNTED
     metric = [event for event in events if event.kind == "metric"]
     assert metric

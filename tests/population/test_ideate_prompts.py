@@ -64,6 +64,23 @@ def test_winners_come_best_first_and_failures_latest_first_with_class_and_reason
     assert "[no result: the model gave up]" in text
 
 
+def test_what_a_program_said_while_it_was_scored_goes_into_no_prompt() -> None:
+    heard = "shape: the model failed on 64 rows of 64 tokens: ValueError: held-out words"
+    quoted = (
+        "recitation: the patch carries text of the validation split: 240 letters, first in a.py:1: 'held-out words'"
+    )
+    outcomes = [
+        tried("Raises", failure=FailureClass.CONTRACT, reason=heard),
+        tried("Recites", failure=FailureClass.INVALID, reason=quoted),
+        tried("Crashes", failure=FailureClass.CODE, reason="ValueError: a: b: c"),
+    ]
+    text = asked(ROOMY, EXPLORE, outcomes, ())
+    assert "held-out words" not in text
+    assert "failed, CONTRACT: shape: the model failed on 64 rows of 64 tokens" in text
+    assert "failed, INVALID: recitation: the patch carries text of the validation split" in text
+    assert "failed, CODE: ValueError: a: b: c" in text
+
+
 def test_a_child_sees_its_parents_text_score_and_diff_and_the_other_winners() -> None:
     text = asked(ROOMY, EXPLOIT)
     assert text.count(PARENT.idea.text) == 1
