@@ -23,7 +23,7 @@ from xar_agent.sandbox.gpus import machine_gpus
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
-COMMAND = [sys.executable, "-m", "xar_agent.cli.main"]
+COMMAND = [sys.executable, "-m", "xar_agent"]
 EXAMPLES = ROOT / "examples" / "environments"
 BETTER = BENCHMARKS / "accept" / "toy_better.diff"
 

@@ -150,6 +150,8 @@ def main() -> int:
         RESULTS.write_text(json.dumps(score_all(given.work, given.audited), indent=1) + "\n")
     judged = judge(json.loads(RESULTS.read_text()))
     write_table(judged, HERE / "README.md")
+    n = min(row.n for row in judged.rows)
+    print(f"{n} seeds a patch; right: {judged.measured_right:.1%}, by the rule of before: {judged.declared_right:.1%}")
     return 0 if judged.right else 1
 
 
