@@ -13,6 +13,7 @@ from typing import Literal
 
 from xar_agent.envs.spec import Baseline, Preset
 from xar_agent.jobs.outputs import CurvePoint
+from xar_agent.jobs.scoring import baseline_at
 from xar_agent.jobs.types import Evaluation
 
 FLOOR_SD = 10.0
@@ -49,32 +50,34 @@ def flags_of(evaluation: Evaluation, seen: Seen) -> tuple[str, ...]:
     value = evaluation.value
     found = [*effort_flags(evaluation, seen)]
     if value is not None:
-        found += [*value_flags(value, evaluation.direction, seen), *curve_flags(value, evaluation, seen)]
+        found += value_flags(value, evaluation.direction, evaluation.compute_ratio, seen)
+        found += curve_flags(value, evaluation, seen)
     return tuple(found)
 
 
-def value_flags(value: float, direction: Literal["min", "max"], seen: Seen) -> Iterator[str]:
-    """A value that is better than one should expect."""
+def value_flags(value: float, direction: Literal["min", "max"], compute_ratio: float, seen: Seen) -> Iterator[str]:
+    """A value that is better than one should expect with as much compute."""
     sign, baseline = (1.0 if direction == "min" else -1.0), seen.baseline
-    floor = floor_of(direction, seen)
+    expected = baseline_at(baseline, compute_ratio).mean if baseline is not None and baseline.n > 1 else None
+    floor = floor_of(direction, expected, seen)
     if floor is not None and sign * (floor - value) > 0:
         yield f"floor: {value:.4f} is beyond {floor:.4f}, where a result needs an explanation"
         return
-    if baseline is None or baseline.sd <= 0:
+    if baseline is None or expected is None or baseline.sd <= 0:
         return
-    gain_sd = sign * (baseline.mean - value) / baseline.sd
+    gain_sd = sign * (expected - value) / baseline.sd
     if gain_sd > LARGE_GAIN_SD:
         yield f"large_gain: {gain_sd:.1f} standard deviations better than the baseline"
 
 
-def floor_of(direction: Literal["min", "max"], seen: Seen) -> float | None:
-    """The preset's ``floor``, else ten standard deviations beyond the baseline's mean; None without either."""
+def floor_of(direction: Literal["min", "max"], expected: float | None, seen: Seen) -> float | None:
+    """The preset's ``floor``, else ten standard deviations beyond what is expected; None without either."""
     named = seen.preset.settings.get("floor")
     if isinstance(named, int | float):
         return float(named)
-    if seen.baseline is None or seen.baseline.n < 2:
+    if seen.baseline is None or expected is None:
         return None
-    return seen.baseline.mean + (-FLOOR_SD if direction == "min" else FLOOR_SD) * seen.baseline.sd
+    return expected + (-FLOOR_SD if direction == "min" else FLOOR_SD) * seen.baseline.sd
 
 
 def effort_flags(evaluation: Evaluation, seen: Seen) -> Iterator[str]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from made_runs import baseline
 
+from xar_agent.envs.spec import CurvePoint as PointOfBaseline
 from xar_agent.envs.spec import Preset
 from xar_agent.jobs.outputs import CurvePoint
 from xar_agent.jobs.plausibility import Seen, flags_of
@@ -85,3 +86,11 @@ def test_seconds_are_held_against_the_budget_of_seconds() -> None:
 
 def test_without_a_value_only_the_effort_is_judged() -> None:
     assert names(replace(ORDINARY, value=None, tokens=1)) == ["few_tokens"]
+
+
+def test_what_more_compute_buys_is_no_surprise() -> None:
+    points = [PointOfBaseline(compute=c, mean=m, sd=0.02, n=5) for c, m in ((1.0, 2.5), (1.5, 2.3))]
+    seen = replace(SEEN, baseline=baseline(mean=2.5, sd=0.02).model_copy(update={"curve": points}))
+    good = replace(ORDINARY, value=2.28)
+    assert names(good, seen) == ["floor"]
+    assert names(replace(good, compute_ratio=1.5), seen) == []
