@@ -125,7 +125,11 @@ def card(folder: Path) -> Point:
 def audit(folder: Path) -> Point:
     """The recorded power of the audits: whatever is worth a standard deviation or more is caught."""
     found: dict[str, Any] = json.loads((BENCHMARKS / "audit" / "results.json").read_text())
-    return bool(found["leaks_of_one_sd_caught"]), json.dumps(found["summary"])
+    kinds = {**found["cpu"], "memory": found["warm"]}
+    rates = [rate for by_size in kinds.values() for size, rate in by_size.items() if float(size) >= 1]
+    accused = sum(n for by_check in found["accused"].values() for n in by_check.values())
+    said = f"{len(kinds)} kinds of leak, {found['audits']} audits each: lowest rate {min(rates):.0%}; accused {accused}"
+    return min(rates) == 1.0 and not accused, said
 
 
 def points() -> Points:
