@@ -204,16 +204,22 @@ class EnvSpec:
         """The first preset of the file: the one that runs anywhere."""
         return next(iter(self.file.preset))
 
-    def shipped_baseline(self, preset: str, split: Literal["val", "hidden"] = "val") -> Baseline | None:
-        """The baseline that came with the environment, if it was measured on these very files.
+    def baseline_file(self, preset: str, split: Literal["val", "hidden"] = "val") -> Path | None:
+        """The file of the baseline that came with the environment, whatever it was measured on; None without one.
 
         That of the hidden split lies beside the preset's: ``cpu.json``, ``cpu.hidden.json``.
         """
         name = self.preset(preset).baseline
         if not name:
             return None
-        path = (self.folder / name).with_suffix(".hidden.json" if split == "hidden" else Path(name).suffix)
-        if not path.is_file():
+        path = self.folder / name
+        path = path.with_suffix(".hidden.json") if split == "hidden" else path
+        return path if path.is_file() else None
+
+    def shipped_baseline(self, preset: str, split: Literal["val", "hidden"] = "val") -> Baseline | None:
+        """The baseline that came with the environment, if it was measured on these very files."""
+        path = self.baseline_file(preset, split)
+        if path is None:
             return None
         baseline = Baseline.model_validate_json(path.read_text())
         fits = (baseline.env_version, baseline.evaluator_version) == (self.version, self.at(preset).evaluator_version)

@@ -1,8 +1,8 @@
 """Take a baseline over to changed files when the change has not moved a score: some of its seeds are measured again.
 
 A comment in ``env.toml`` or another check in the evaluator makes another version, and a baseline belongs to a version.
-Where training is deterministic its scores need not all be measured again: if some come out the same to the last bit, at
-each compute, the training program, the data, the scored text and the loss are the same.
+Where training is deterministic its scores need not all be measured again: if some come out the same to the last bit,
+the training program, the data, the scored text and the loss are the same.
 """
 
 from __future__ import annotations
@@ -27,10 +27,8 @@ def outdated_baseline(env: EnvSpec, preset: str, split: Split = "val") -> Baseli
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    name = env.preset(preset).baseline
-    path = env.folder / (name or "")
-    path = path.with_suffix(".hidden.json") if split == "hidden" else path
-    if not name or not path.is_file():
+    path = env.baseline_file(preset, split)
+    if path is None:
         raise UserError(f"{env.name} has no baseline of preset {preset} to carry over", "leave --carry out")
     try:
         return Baseline.model_validate_json(path.read_text())

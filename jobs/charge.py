@@ -7,15 +7,14 @@ the run as if it had been training: CPU seconds, or the host's waiting for it wh
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from xar_agent.envs.spec import Preset
+from xar_agent.jobs.checks import with_checks
 from xar_agent.jobs.evaluation import Measurement
 from xar_agent.jobs.job_plan import OVERTIME_S
 from xar_agent.jobs.limits import ends_itself
 from xar_agent.jobs.probe import CpuReference
 from xar_agent.jobs.training import Training
-from xar_agent.jobs.types import Check, Failure, FailureClass
+from xar_agent.jobs.types import Check
 
 FREE_CPU_S = 6.0
 """Importing torch and answering; nanogpt's untouched model needs 5 to 6 in all. What is not needed is free training."""
@@ -68,14 +67,12 @@ def with_compute_check(found: Measurement, reference: CpuReference, train_cpu_s:
     used_s = charged_cpu_s(reference, train_cpu_s, found.worker_cpu_s) if reference.counted else train_cpu_s
     within = not reference.counted or found.worker_cpu_s <= free_cpu_s(reference) or used_s <= reference.cap_s
     if within:
-        return replace(found, checks=(*found.checks, Check("compute", True, figure=used_s)))
+        return with_checks(found, (Check("compute", True, figure=used_s),))
     reason = (
         f"{train_cpu_s:.1f} CPU seconds of training and {found.worker_cpu_s:.1f} of a worker that scores "
         f"(free: {free_cpu_s(reference):.1f}) are over the cap of {reference.cap_s:.1f}"
     )
-    check = Check("compute", False, reason, used_s)
-    failure = found.failure or Failure(FailureClass.INVALID, f"{check.name}: {reason}")
-    return replace(found, checks=(*found.checks, check), failure=failure)
+    return with_checks(found, (Check("compute", False, reason, used_s),))
 
 
 def with_time_check(found: Measurement, preset: Preset, training: Training) -> Measurement:
@@ -84,11 +81,9 @@ def with_time_check(found: Measurement, preset: Preset, training: Training) -> M
     used_s = training.trained_s + over_s
     allowed_s = training.trained_s if ends_itself(preset) else preset.budget + OVERTIME_S
     if not over_s or used_s <= allowed_s:
-        return replace(found, checks=(*found.checks, Check("compute", True, figure=used_s)))
+        return with_checks(found, (Check("compute", True, figure=used_s),))
     reason = (
         f"{training.trained_s:.0f} s of training and {found.worker_wall_s:.0f} s of waiting for a worker that scores "
         f"(free: {found.worker_wall_s - over_s:.0f}) are over the budget of {preset.budget}"
     )
-    check = Check("compute", False, reason, used_s)
-    failure = found.failure or Failure(FailureClass.INVALID, f"{check.name}: {reason}")
-    return replace(found, checks=(*found.checks, check), failure=failure)
+    return with_checks(found, (Check("compute", False, reason, used_s),))
